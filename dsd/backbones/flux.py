@@ -1,0 +1,305 @@
+"""FLUX.1 and everything of its shape, over stock diffusers and transformers classes."""
+
+import copy
+import functools
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dsd import flow
+from dsd.backbones.base import Backbone, Latents, Pixels, Text
+
+_COMPONENTS = {
+    "denoiser": ("transformer",),
+    "vae": ("vae",),
+    "text": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+}
+_FROZEN = ("vae", "text_encoder", "text_encoder_2")
+_MAX_TEXT_TOKENS = 512
+_ATTENTION = r"attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+_REST = r"norm\.linear|norm1\.linear|norm1_context\.linear|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
+
+
+class FluxBackbone(Backbone):
+    """A FLUX.1 model: `FluxTransformer2DModel`, `AutoencoderKL`, CLIP and T5 text encoders, a flow-matching scheduler.
+
+    Weights are read from safetensors files only. Parts that are not asked for load when they are first needed.
+
+    Args:
+        base: a folder as `FluxPipeline.save_pretrained` writes it, an id on the Hugging Face Hub, or "mini" for the small
+            model inside dsd.
+        dtype: of all weights, such as "bfloat16".
+        parts: what to load now: any of "denoiser", "vae" and "text".
+        local_files_only: never ask the Hub, only its cache on this machine.
+        denoiser: folder of a transformer to use instead of the base's, such as a trained one.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no pipeline.
+        LookupError: if the Hub and its cache do not have the model.
+    """
+
+    denoiser: FluxTransformer2DModel | None
+    vae: AutoencoderKL | None
+    text_encoder: nn.Module | None
+    text_encoder_2: nn.Module | None
+    lora_targets: ClassVar[Mapping[str, str]] = {
+        "attention": rf"(single_)?transformer_blocks\.\d+\.{_ATTENTION}",
+        "blocks": rf"(single_)?transformer_blocks\.\d+\.({_ATTENTION}|{_REST})",
+    }
+    pixels_per_token: ClassVar[int] = 16
+    pixels_per_latent: ClassVar[int] = 8
+
+    def __init__(
+        self,
+        base: str,
+        dtype: str | torch.dtype = "float32",
+        parts: Sequence[str] = ("denoiser", "vae", "text"),
+        local_files_only: bool = False,
+        denoiser: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.base = str(base)
+        self.dtype = _dtype(dtype)
+        self.local_files_only = local_files_only
+        self.denoiser_folder = denoiser
+        self.denoiser = self.vae = self.text_encoder = self.text_encoder_2 = None
+        self.tokenizer: Any = None
+        self.tokenizer_2: Any = None
+        self.scheduler: Any = None
+        self.load(*parts)
+
+    @classmethod
+    def from_pretrained(cls, base: str | PathLike[str], **arguments: Any) -> "FluxBackbone":
+        """The same as the constructor, by the name that users of diffusers know."""
+        return cls(str(base), **arguments)
+
+    def load(self, *parts: str) -> None:
+        """Load those of "denoiser", "vae" and "text" that are not there yet.
+
+        Raises:
+            ValueError: if there is no such part.
+        """
+        for part in parts:
+            if part not in _COMPONENTS:
+                raise ValueError(f"A FLUX model has no part {part!r}. Allowed: {', '.join(_COMPONENTS)}.")
+        missing = [name for part in parts for name in _COMPONENTS[part] if getattr(self, _attribute(name)) is None]
+        if not missing and self.scheduler is not None:
+            return
+        skipped: dict[str, Any] = {name: None for names in _COMPONENTS.values() for name in names if name not in missing}
+        device = self.device
+        source = _source(self.base)
+        with torch.inference_mode(False), warnings.catch_warnings():
+            # diffusers 0.42 calls the argument `dtype`, earlier ones know `torch_dtype` alone.
+            warnings.filterwarnings("ignore", ".*torch_dtype. is deprecated", FutureWarning)
+            if "transformer" in missing and self.denoiser_folder is not None:
+                skipped["transformer"] = FluxTransformer2DModel.from_pretrained(
+                    self.denoiser_folder, torch_dtype=self.dtype, use_safetensors=True
+                )
+            try:
+                pipe = FluxPipeline.from_pretrained(
+                    source,
+                    torch_dtype=self.dtype,
+                    use_safetensors=True,
+                    local_files_only=self.local_files_only,
+                    image_encoder=None,
+                    feature_extractor=None,
+                    **skipped,
+                )
+            except OSError as error:
+                raise LookupError(
+                    f"Cannot load {', '.join(missing) or 'the scheduler'} of {source!r}: {error} "
+                    "Give a folder that FluxPipeline.save_pretrained wrote, with safetensors weights, or an id on "
+                    "the Hugging Face Hub that you may read."
+                ) from error
+            self.scheduler = self.scheduler or pipe.scheduler
+            for name in missing:
+                component = getattr(pipe, name)
+                if isinstance(component, nn.Module):
+                    component = component.to(device).requires_grad_(False).eval()
+                setattr(self, _attribute(name), component)
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Those of "denoiser", "vae" and "text" that are there."""
+        return frozenset(
+            part
+            for part, names in _COMPONENTS.items()
+            if all(getattr(self, _attribute(name)) is not None for name in names)
+        )
+
+    def release(self, *parts: str) -> None:
+        """Forget those parts, to free memory; they load again when they are needed."""
+        for part in parts:
+            for name in _COMPONENTS[part]:
+                setattr(self, _attribute(name), None)
+
+    def train(self, mode: bool = True) -> "FluxBackbone":
+        """Put the denoiser in training mode; the frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for name in _FROZEN:
+            module = getattr(self, name)
+            if module is not None:
+                module.eval()
+        return self
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a frame of that many pixels."""
+        assert self.denoiser is not None, "load the denoiser first"
+        channels = (self.denoiser.config.out_channels or self.denoiser.config.in_channels) // 4
+        return channels, height // self.pixels_per_latent, width // self.pixels_per_latent
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are; the CPU if none is loaded."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Pixels) -> Latents:
+        """Pixels in [-1, 1], of a size that divides by 16, to shifted and scaled latents (the mode)."""
+        self.load("vae")
+        assert self.vae is not None
+        latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        scaled: Tensor = (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+        return scaled
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Pixels:
+        """Shifted and scaled latents to pixels, about in [-1, 1]."""
+        self.load("vae")
+        assert self.vae is not None
+        latents = latents.to(self.vae.device, self.vae.dtype)
+        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return pixels
+
+    @torch.no_grad()
+    def encode_text(self, captions: Sequence[str]) -> Text:
+        """Captions to T5 tokens, padded to at most 512, and a pooled CLIP embedding, by `FluxPipeline.encode_prompt`."""
+        self.load("text")
+        length = min(_MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
+        tokens, pooled, _ = self._stock_text.encode_prompt(
+            prompt=list(captions), device=self.device, max_sequence_length=length
+        )
+        return Text(tokens=tokens, pooled=pooled)
+
+    @property
+    def _stock_text(self) -> FluxPipeline:
+        """The stock pipeline, sharing our text encoders and nothing else."""
+        texts = {name: getattr(self, name) for name in _COMPONENTS["text"]}
+        return FluxPipeline(scheduler=self.scheduler, vae=None, transformer=None, **texts)
+
+    def call(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        t: Float[Tensor, " b"],
+        text: Text,
+        ids: Float[Tensor, "n 3"],
+        guidance: float | Float[Tensor, " b"] = 1.0,
+        **extra: Any,
+    ) -> Float[Tensor, "b n k"]:
+        """Run the transformer; see `Backbone.call`."""
+        assert self.denoiser is not None, "load the denoiser first"
+        told = None
+        if self.denoiser.config.guidance_embeds:
+            told = torch.as_tensor(guidance, dtype=torch.float32, device=tokens.device).expand(len(tokens))
+        output: Tensor = self.denoiser(
+            hidden_states=tokens,
+            timestep=t.to(tokens.dtype),
+            guidance=told,
+            pooled_projections=text.pooled,
+            encoder_hidden_states=text.tokens,
+            txt_ids=ids.new_zeros(text.tokens.shape[1], 3),
+            img_ids=ids,
+            return_dict=False,
+            **extra,
+        )[0]
+        return output
+
+    def schedule(self, num_steps: int, num_tokens: int, device: torch.device) -> Any:
+        """A fresh scheduler for that many steps; FLUX.1's time shift follows the number of image tokens."""
+        scheduler = copy.deepcopy(self.scheduler)
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        scheduler.set_timesteps(sigmas=sigmas, mu=self._mu(num_tokens), device=device)
+        return scheduler
+
+    def time_shift(self, num_tokens: int) -> float:
+        """How far the schedule for that many image tokens is moved towards noise."""
+        config = self.scheduler.config
+        return math.exp(self._mu(num_tokens)) if config.use_dynamic_shifting else float(config.shift)
+
+    def _mu(self, num_tokens: int) -> float:
+        config = self.scheduler.config
+        return flow.mu_for(
+            num_tokens,
+            base_tokens=config.get("base_image_seq_len", 256),
+            max_tokens=config.get("max_image_seq_len", 4096),
+            base_shift=config.get("base_shift", 0.5),
+            max_shift=config.get("max_shift", 1.15),
+        )
+
+    def components(self) -> dict[str, Any]:
+        """All parts by the names that `FluxPipeline` gives them, loaded if need be."""
+        self.load(*_COMPONENTS)
+        names = [name for names in _COMPONENTS.values() for name in names]
+        return {"scheduler": self.scheduler, **{name: getattr(self, _attribute(name)) for name in names}}
+
+    @functools.cached_property
+    def revision(self) -> str:
+        """20 hexadecimal characters over weights and configurations of autoencoder and text encoders, and the tokenizers."""
+        self.load("vae", "text")
+        digest = hashlib.sha256()
+        for name in _FROZEN:
+            module: Any = getattr(self, name)
+            config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+            config = {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k}
+            digest.update(json.dumps([name, config], sort_keys=True, default=str).encode())
+            for key, value in sorted(module.state_dict().items()):
+                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for tokenizer in (self.tokenizer, self.tokenizer_2):
+            words = sorted(tokenizer.get_vocab().items())
+            digest.update(json.dumps([words, tokenizer.model_max_length]).encode())
+        return digest.hexdigest()[:20]
+
+
+def _attribute(component: str) -> str:
+    return "denoiser" if component == "transformer" else component
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"Unknown dtype {dtype!r}. Use one such as 'float32', 'bfloat16' or 'float16'.")
+    return found
+
+
+def _source(base: str) -> str:
+    """The folder or Hub id that `base` names."""
+    if base == "mini":
+        from dsd import mini
+
+        return str(mini.path())
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise FileNotFoundError(
+                f"The folder {base!r} has no model_index.json. Give a folder that FluxPipeline.save_pretrained wrote."
+            )
+        return str(folder)
+    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"There is no folder {base!r}, and it is no Hub id. Give an existing folder, an id such as "
+            "'black-forest-labs/FLUX.1-dev', or 'mini'."
+        )
+    return base

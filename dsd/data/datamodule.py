@@ -1,0 +1,142 @@
+"""Pairs for training, as a Lightning data module."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import lightning
+import torch
+
+from dsd.data.encoded import EncodedPairs
+from dsd.data.loader import PairLoader
+from dsd.data.policy import Policy
+from dsd.data.sources import ColumnSource, RunSource, holdout, open_source
+from dsd.data.store import Run
+
+
+class PairDataModule(lightning.LightningDataModule):
+    """Batches of pairs: `Batch` of cached latents and embeddings, or `RawBatch` of pixels and captions.
+
+    The order depends on `seed` and the epoch alone, not on how the pairs are stored or how many workers read. Training that
+    was stopped in mid-epoch and goes on from a Lightning checkpoint sees the batches that it had not seen.
+
+    Args:
+        source: a run or its folder; a Parquet file, a folder of them or a pattern such as "data/*.parquet"; the id of a data set
+            on the Hugging Face Hub (with `columns`); or a `datasets.Dataset`.
+        batch_size: pairs a batch and process.
+        curator: of a run: follow this curator alone. Short for `policy`.
+        policy: of a run: which pairs to train on; see `Policy`. By default those that the only curator accepts.
+        encoded: of a run: True to read cached encodings where there is one cache; the name of the cache where there are
+            several; None or False for pictures.
+        columns: of a data set: which of its columns is the `reference`, the `target` and the `caption`. For the released
+            data `{"reference": "conditioning", "target": "image", "caption": "caption"}`.
+        num_workers: processes that read ahead.
+        seed: of the order, and of what is held out.
+        val_fraction: share of the grids whose pairs are held out for validation, in [0, 1).
+        val_batch_size: pairs a validation batch; `batch_size` by default.
+        size_px: side of the square that pictures are cut and resized to; needed where they differ in size.
+        split: of a data set on the Hub.
+
+    Raises:
+        ValueError: if a number is out of range, or both `curator` and `policy` are given.
+
+    Example:
+        >>> data = PairDataModule("runs/mini", batch_size=16, curator="embedding", encoded=True)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        source: str | PathLike[str] | Run | Any,
+        batch_size: int = 16,
+        curator: str | None = None,
+        policy: str | Mapping[str, Any] | Policy | None = None,
+        encoded: bool | str | None = None,
+        columns: Mapping[str, str] | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        val_batch_size: int | None = None,
+        size_px: int | None = None,
+        split: str = "train",
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "batch_size": batch_size,
+            "val_batch_size": val_batch_size,
+            "size_px": size_px,
+        }.items():
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {value}.")
+        if num_workers < 0:
+            raise ValueError(f"`num_workers` must be at least 0; got {num_workers}.")
+        if curator is not None and policy is not None:
+            raise ValueError(f"Give `curator` or `policy`, not both; got {curator!r} and {policy!r}.")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"`val_fraction` must be in [0, 1); got {val_fraction}.")
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.num_workers, self.seed, self.val_fraction = num_workers, seed, val_fraction
+        self._source: Any = (
+            source if isinstance(source, Run) or hasattr(source, "column_names") else str(source)
+        )
+        self._options: dict[str, Any] = {
+            "policy": Policy(curators=(curator,)) if curator is not None else policy,
+            "encoded": encoded,
+            "columns": columns,
+            "size_px": size_px,
+            "split": split,
+        }
+        self._opened: RunSource | ColumnSource | None = None
+        self._positions: tuple[list[int], list[int]] = ([], [])
+
+    def prepare_data(self) -> None:
+        """Open the source once, so that a data set is downloaded by one process a machine."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the source and hold out what is for validation. Lightning calls it."""
+        if self._opened is None:
+            opened = open_source(self._source, **self._options)
+            self._positions = holdout(opened.groups, self.val_fraction, self.seed)
+            self._opened = opened
+
+    @property
+    def encoded(self) -> EncodedPairs | None:
+        """The cache that batches come from; None if they are pictures."""
+        opened = self._ready()
+        return opened.encoded if isinstance(opened, RunSource) else None
+
+    @property
+    def train_ids(self) -> list[str]:
+        """The ids of the pairs to train on."""
+        return [self._ready().ids[i] for i in self._positions[0]]
+
+    @property
+    def val_ids(self) -> list[str]:
+        """The ids of the pairs that are held out."""
+        return [self._ready().ids[i] for i in self._positions[1]]
+
+    def train_dataloader(self) -> PairLoader:
+        """Batches in an order of their own each epoch."""
+        return self._loader(0, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> PairLoader | list[PairLoader]:
+        """The held-out pairs, always in one order; an empty list if there are none."""
+        return self._loader(1, self.val_batch_size, shuffle=False) if self.val_fraction else []
+
+    def _ready(self) -> RunSource | ColumnSource:
+        self.setup()
+        assert self._opened is not None
+        return self._opened
+
+    def _loader(self, part: int, batch_size: int, shuffle: bool) -> PairLoader:
+        return PairLoader(
+            self._ready(),
+            self._positions[part],
+            batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )

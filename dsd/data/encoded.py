@@ -1,0 +1,191 @@
+"""Cached encodings: latents and text embeddings by pair id, stored once and read in any order.
+
+    encoded/BACKBONE-REVISION/text/                       one row a caption, shared by all conditionings
+    encoded/BACKBONE-REVISION/CONDITIONING/references/    one row a reference picture
+    encoded/BACKBONE-REVISION/CONDITIONING/pairs/         one row a pair: its target, and which reference and caption it has
+
+Each row's tensors are one safetensors document in a Parquet cell.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dsd.data.manifest import STAGE_MANIFEST
+from dsd.data.rows import Row, TableKind, schema
+from dsd.data.table import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dsd.backbones.base import Batch, Text
+
+_GROUP_BYTES = 2**19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Named tensors of one caption, reference or pair.
+
+    Attributes:
+        id: of the caption, the reference picture or the pair.
+        tensors: without a batch axis.
+        reference_id: of a pair: the row of its reference.
+        text_id: of a pair: the row of its caption.
+    """
+
+    id: str
+    tensors: "Mapping[str, Tensor]"
+    reference_id: str = ""
+    text_id: str = ""
+
+
+def _to_rows(encodings: Sequence[Encoding]) -> list[Row]:
+    from safetensors.torch import save
+
+    return [
+        {"id": e.id, "reference_id": e.reference_id, "text_id": e.text_id, "tensors": save(dict(e.tensors))}
+        for e in encodings
+    ]
+
+
+def _from_row(row: Row) -> Encoding:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(row["tensors"])
+    except SafetensorError as error:
+        raise ValueError(f"The tensors of {row['id']} cannot be read: {error}") from error
+    return Encoding(id=row["id"], tensors=tensors, reference_id=row["reference_id"], text_id=row["text_id"])
+
+
+def encodings(name: str) -> TableKind[Encoding]:
+    """The kind of the table `encoded/NAME`."""
+    return TableKind(
+        stage=f"encoded/{name}",
+        schema=schema(id=pa.string(), reference_id=pa.string(), text_id=pa.string(), tensors=pa.binary()),
+        id_column="id",
+        key_column="id",
+        made_by="dsd.encode(run, backbone=..., conditioning=...)",
+        to_rows=_to_rows,
+        from_row=_from_row,
+        group_bytes=_GROUP_BYTES,
+        shared=False,
+    )
+
+
+class EncodedPairs:
+    """The cached encodings of one backbone and one conditioning in a run.
+
+    Args:
+        run: the run's folder.
+        name: "BACKBONE-REVISION/CONDITIONING", as `names` lists them.
+
+    Attributes:
+        name: as given.
+        texts: encoded captions.
+        references: encoded references.
+        pairs: encoded targets.
+    """
+
+    def __init__(self, run: str | PathLike[str], name: str) -> None:
+        folder = Path(run) / "encoded"
+        self.name = name
+        backbone = name.partition("/")[0]
+        self.texts: Table[Encoding] = Table(folder / backbone / "text", encodings(f"{backbone}/text"))
+        self.references: Table[Encoding] = Table(
+            folder / name / "references", encodings(f"{name}/references")
+        )
+        self.pairs: Table[Encoding] = Table(folder / name / "pairs", encodings(f"{name}/pairs"))
+
+    def __repr__(self) -> str:
+        return f"EncodedPairs({self.name!r}, {len(self.pairs) if self.pairs.exists else 'no'} pairs)"
+
+    @staticmethod
+    def names(run: str | PathLike[str]) -> list[str]:
+        """What is cached in a run."""
+        folder = Path(run) / "encoded"
+        found = folder.glob(f"*/*/pairs/{STAGE_MANIFEST}")
+        return sorted(path.parent.parent.relative_to(folder).as_posix() for path in found)
+
+    @classmethod
+    def find(cls, run: str | PathLike[str], name: str | None = None) -> "EncodedPairs":
+        """What is cached under a name, or the only one there is.
+
+        Raises:
+            LookupError: if there is none of that name, or there are several and no name is given.
+        """
+        names = cls.names(run)
+        if (name is None and len(names) == 1) or name in names:
+            return cls(run, name or names[0])
+        asked = "is no single cache" if name is None else f"is no cache {name!r}"
+        raise LookupError(
+            f"There {asked} in {run}; it has: {', '.join(names) or 'none'}. Name one of them, or make it with "
+            "dsd.encode(run, backbone=..., conditioning=...)."
+        )
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What it was made with: backbone, revision, conditioning, dtype."""
+        return dict(self.pairs.manifest.spec)
+
+    @property
+    def revision(self) -> str:
+        """`Backbone.revision` of what it was made with."""
+        return str(self.spec["revision"])
+
+    def ids(self) -> list[str]:
+        """The ids of the pairs, in the order in which they were encoded."""
+        return self.pairs.ids()
+
+    def batch(self, ids: Sequence[str]) -> "Batch":
+        """Some pairs, by id.
+
+        Raises:
+            LookupError: if one of them is not cached.
+            ValueError: if they differ in size.
+        """
+        from dsd.backbones.base import Batch, Reference, Text
+
+        pairs = [self.pairs[pair_id] for pair_id in ids]
+        references = [self.references[pair.reference_id].tensors for pair in pairs]
+        texts = [self.texts[pair.text_id].tensors for pair in pairs]
+        return Batch(
+            ids=list(ids),
+            reference=Reference(**_stack(references)),
+            target=_stack([pair.tensors for pair in pairs])["target"],
+            text=Text(**_stack(texts)),
+        )
+
+    def text(self, caption: str) -> "Text":
+        """An encoded caption, as a batch of one. The empty caption is always there, for guidance and dropout.
+
+        Raises:
+            LookupError: if no pair has that caption.
+        """
+        from dsd.backbones.base import Text
+
+        return Text(**_stack([self.texts[caption_id(caption)].tensors]))
+
+
+def caption_id(caption: str) -> str:
+    """The id of a caption's row."""
+    return hashlib.sha256(caption.encode()).hexdigest()[:20]
+
+
+def _stack(rows: "Sequence[Mapping[str, Tensor]]") -> "dict[str, Tensor]":
+    import torch
+
+    try:
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    except (RuntimeError, KeyError) as error:
+        shapes = sorted({str({name: tuple(tensor.shape) for name, tensor in row.items()}) for row in rows})
+        raise ValueError(
+            f"The pairs of a batch differ in shape: {' and '.join(shapes)}. Use a batch size of 1, or pairs of one size."
+        ) from error

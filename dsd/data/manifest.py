@@ -1,0 +1,196 @@
+"""What a stage records of itself: its spec, its shards, and the hash of what it was made from."""
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dsd import __version__
+from dsd.data.atomic import replace_file
+
+FORMAT = 1
+STAGE_MANIFEST = (
+    ".manifest.json"  # hidden, because `datasets` reads every visible JSON file of a folder as data
+)
+_PACKAGES = ("torch", "diffusers", "transformers", "pyarrow", "pillow")
+_SECRET_NAME = re.compile(
+    r"(^|_|-)(keys?|apikey|token|authorization)$|secret|password|credential", re.IGNORECASE
+)
+_SECRET_TEXT = re.compile(
+    r"\b(sk|pk|rk|hf|gh[pousr]|xox[abpr]|AIza|AKIA)[-_]?[A-Za-z0-9_\-*]{12,}|(?<=Bearer )\S+|(?<=://)[^/@\s]+(?=@)"
+)
+
+
+class ManifestError(RuntimeError):
+    """A manifest or a shard is not what it should be: damaged, or made from something else."""
+
+
+class SpecError(ValueError):
+    """A stage is asked for with another spec than the one that its rows were made with."""
+
+
+def without_secrets(value: Any) -> Any:
+    """A copy of a JSON value without entries whose names mean a secret, and with keys and logins in texts struck out."""
+    if isinstance(value, Mapping):
+        return {str(k): without_secrets(v) for k, v in value.items() if not _SECRET_NAME.search(str(k))}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return _SECRET_TEXT.sub("***", value) if isinstance(value, str) else value
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """A hash of a set of ids that does not depend on their order or on how they are cut into shards.
+
+    The sum of their SHA-256 modulo 2^256: the digest of two disjoint sets is `add_digests` of theirs.
+    """
+    total = sum(int.from_bytes(hashlib.sha256(i.encode()).digest(), "big") for i in ids)
+    return f"{total % 2**256:064x}"
+
+
+def add_digests(digests: Iterable[str]) -> str:
+    """The digest of the union of disjoint sets of ids, from theirs."""
+    return f"{sum(int(digest, 16) for digest in digests) % 2**256:064x}"
+
+
+def versions() -> dict[str, str]:
+    """The versions of what makes rows, as far as installed; imports none of it."""
+    found = {"dsd": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of rows.
+
+    Attributes:
+        file: its name in the stage's folder.
+        rows: how many rows it holds.
+        bytes: its size.
+        ids: `ids_digest` of its rows' ids.
+        sha256: of the whole file.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    ids: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageManifest:
+    """The record of one stage, kept beside its shards.
+
+    Attributes:
+        stage: its name.
+        spec: what its rows were made with.
+        made_from: the stage it was made from, with the number of rows and `ids_digest` that it had; empty for the first.
+        versions: of the packages that last wrote to it.
+        complete: whether the last call came to its end.
+        seconds: the time that all calls took together.
+        counts: what the stage wants to tell of itself: failures, accepted pairs, ...
+        shards: its files, in order.
+    """
+
+    stage: str
+    spec: dict[str, Any]
+    made_from: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+    complete: bool = False
+    seconds: float = 0.0
+    counts: dict[str, Any] = field(default_factory=dict)
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def ids(self) -> str:
+        """`ids_digest` of all rows."""
+        return add_digests(shard.ids for shard in self.shards)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run's manifest says of the stage: everything but the list of shards."""
+        told = {"rows": self.rows, "ids": self.ids, "shards": len(self.shards)}
+        return {**asdict(replace(self, shards=())), **told}
+
+    def save(self, folder: Path) -> None:
+        """Write it into the stage's folder, in one step and without secrets."""
+        content = {"format": FORMAT, **without_secrets(asdict(self))}
+        shards = ",\n  ".join(json.dumps(shard) for shard in content.pop("shards"))
+        head = json.dumps(content, indent=1)[:-2]
+        replace_file(folder / STAGE_MANIFEST, f'{head},\n "shards": [\n  {shards}\n ]\n}}\n'.encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "StageManifest":
+        """Read the manifest of the stage in `folder`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ManifestError: if it cannot be read.
+        """
+        path = folder / STAGE_MANIFEST
+        try:
+            content = json.loads(path.read_text())
+            found = content.pop("format")
+            shards = tuple(Shard(**shard) for shard in content.pop("shards"))
+            if found == FORMAT:
+                return cls(**content, shards=shards)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ManifestError(
+                f"The manifest {path} is damaged ({error}). Restore it from a copy, or call the stage with "
+                "overwrite=True to make its rows again."
+            ) from error
+        raise ManifestError(
+            f"{path} has format {found}; this version of dsd reads format {FORMAT}. Update dsd."
+        )
+
+
+def check_spec(
+    stage: str, recorded: Mapping[str, Any], asked: Mapping[str, Any], *, name_hint: str = ""
+) -> None:
+    """Compare what a stage was made with and what is asked for now.
+
+    Args:
+        stage: for the message.
+        recorded: from the manifest.
+        asked: from the call.
+        name_hint: a sentence on how to keep both, where the stage allows it.
+
+    Raises:
+        SpecError: with every difference, if there is one.
+    """
+    asked = json.loads(json.dumps(without_secrets(asked)))
+    differences = list(_differences("", dict(recorded), asked))
+    if differences:
+        raise SpecError(
+            f"The stage {stage!r} was made with another spec: {'; '.join(differences)}. "
+            "Call it with the recorded one to go on, with overwrite=True to discard its rows and start again, "
+            f"or in another run.{name_hint}"
+        )
+
+
+def _differences(where: str, recorded: Any, asked: Any) -> Iterable[str]:
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        for key in sorted({*recorded, *asked}):
+            path = f"{where}.{key}" if where else key
+            if key not in recorded:
+                yield f"{path} is new ({asked[key]!r})"
+            elif key not in asked:
+                yield f"{path} was {recorded[key]!r}, now left out"
+            else:
+                yield from _differences(path, recorded[key], asked[key])
+    elif recorded != asked:
+        yield f"{where} was {recorded!r}, now {asked!r}"

@@ -1,0 +1,249 @@
+"""Where pairs for training come from: a run, its cached encodings, or any data set with two pictures and a caption."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from dsd.backbones.base import Batch, RawBatch
+from dsd.data.encode import to_uint8
+from dsd.data.encoded import EncodedPairs
+from dsd.data.policy import Policy
+from dsd.data.store import Run
+from dsd.types import Pair
+
+COLUMNS = ("reference", "target", "caption")
+RELEASE_COLUMNS = {"reference": "conditioning", "target": "image", "caption": "caption"}
+"""The columns of the released data set, primecai/dsd_data."""
+
+
+class RunSource:
+    """The accepted pairs of a run, as pictures or as cached encodings.
+
+    Args:
+        run: the run.
+        policy: which pairs; see `Run.accepted`.
+        encoded: the cache to read; None to read pictures.
+        size_px: side of the square that pictures are cut and resized to; None to leave them as they are.
+
+    Raises:
+        ValueError: if no pair is accepted, or some are not in the cache.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        policy: str | Mapping[str, Any] | Policy | None = None,
+        encoded: EncodedPairs | None = None,
+        size_px: int | None = None,
+    ) -> None:
+        run.check("pairs")
+        accepted = set(run.accepted(policy))
+        if not accepted:
+            raise ValueError(
+                f"None of the {len(run.pairs)} pairs of {run.path} is accepted (curators: "
+                f"{', '.join(run.curators()) or 'none'}). Loosen the curator or the policy, or use the policy 'every'."
+            )
+        if encoded is not None:
+            run.check(encoded.pairs.kind.stage)
+            if missing := accepted.difference(encoded.ids()):
+                raise ValueError(
+                    f"{len(missing)} of {len(accepted)} accepted pairs are not in the cache {encoded.name!r}. "
+                    "Call dsd.encode(run, ...) again, which adds them."
+                )
+        names = run.pairs.columns("id", "grid_id").to_pydict()
+        rows = sorted(
+            (i, group or i) for i, group in zip(names["id"], names["grid_id"], strict=True) if i in accepted
+        )
+        self.ids = [pair_id for pair_id, _ in rows]
+        self.groups = [group for _, group in rows]
+        self._pairs, self.encoded, self._size_px = run.pairs, encoded, size_px
+
+    def load(self, positions: Sequence[int]) -> Batch | RawBatch:
+        """Those pairs: a `Batch` if they are cached, else a `RawBatch`."""
+        ids = [self.ids[i] for i in positions]
+        if self.encoded is not None:
+            return self.encoded.batch(ids)
+        return raw_batch(ids, [self._pairs[i] for i in ids], self._size_px)
+
+
+class ColumnSource:
+    """Pairs of a Hugging Face data set.
+
+    Args:
+        dataset: a `datasets.Dataset`.
+        columns: which of its columns is the `reference`, the `target` and the `caption`; either way round.
+        size_px: as in `RunSource`.
+        name: what to call it in messages.
+
+    Raises:
+        ValueError: if a column is missing, or the data set is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        columns: Mapping[str, str] | None = None,
+        size_px: int | None = None,
+        name: str = "the data set",
+    ) -> None:
+        from datasets import Image as ImageFeature
+
+        self._columns = resolve_columns(columns, dataset.column_names, name)
+        if not len(dataset):
+            raise ValueError(f"{name} has no rows.")
+        dataset = dataset.select_columns(list(self._columns.values()))
+        for column in (self._columns["reference"], self._columns["target"]):
+            dataset = dataset.cast_column(column, ImageFeature())
+        self._dataset, self._size_px, self._name = dataset, size_px, name
+        self.ids = [f"{i:09d}" for i in range(len(dataset))]
+        self.groups = self.ids
+
+    def load(self, positions: Sequence[int]) -> RawBatch:
+        """Those pairs."""
+        return raw_batch([self.ids[i] for i in positions], [self._pair(i) for i in positions], self._size_px)
+
+    def _pair(self, position: int) -> Pair:
+        try:
+            row = self._dataset[position]
+        except (OSError, SyntaxError) as error:
+            raise ValueError(
+                f"Row {position} of {self._name} has a picture that cannot be decoded: {error}"
+            ) from error
+        found = {name: row[column] for name, column in self._columns.items()}
+        if found["reference"] is None or found["target"] is None:
+            raise ValueError(f"Row {position} of {self._name} lacks a picture. Filter such rows out first.")
+        return Pair(**{**found, "caption": found.get("caption") or ""}, source=self._name)
+
+
+def open_source(
+    source: Any,
+    *,
+    policy: str | Mapping[str, Any] | Policy | None = None,
+    encoded: bool | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    size_px: int | None = None,
+    split: str = "train",
+) -> RunSource | ColumnSource:
+    """The pairs that a user's `source` stands for; see `PairDataModule`.
+
+    Raises:
+        FileNotFoundError: if it is no folder or file, and no data set of the Hub is meant.
+    """
+    if isinstance(source, str | Path) and _is_run(Path(source).expanduser()):
+        source = Run(source)
+    if isinstance(source, Run):
+        if columns is not None:
+            raise ValueError(f"{source.path} is a run, whose columns are known. Leave `columns` out.")
+        name = encoded if isinstance(encoded, str) else None
+        cache = EncodedPairs.find(source.path, name) if encoded else None
+        return RunSource(source, policy, cache, size_px)
+    if policy is not None or encoded:
+        raise ValueError(
+            f"`curator`, `policy` and `encoded` belong to a run, and {source} is none. Leave them out."
+        )
+    if hasattr(source, "column_names"):
+        return ColumnSource(source, columns, size_px)
+    return ColumnSource(_load_dataset(str(source), columns, split), columns, size_px, str(source))
+
+
+def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], name: str) -> dict[str, str]:
+    """Our names of columns to the data set's.
+
+    Raises:
+        ValueError: if a column is missing or a name is unknown.
+    """
+    if columns is None:
+        ours = {column: column for column in COLUMNS}
+        columns = ours if {"reference", "target"} <= set(there) else RELEASE_COLUMNS
+    elif not set(columns) <= set(COLUMNS) or not set(columns.values()) <= set(there):
+        if set(columns.values()) <= set(COLUMNS):
+            columns = {ours: theirs for theirs, ours in columns.items()}
+    unknown, missing = set(columns) - set(COLUMNS), {"reference", "target"} - set(columns)
+    absent = set(columns.values()) - set(there)
+    if unknown or missing or absent:
+        raise ValueError(
+            f"{name} has the columns {', '.join(there)}; got columns={dict(columns)}. Say which of them is what: "
+            "columns={'reference': ..., 'target': ..., 'caption': ...}."
+        )
+    return dict(columns)
+
+
+def raw_batch(ids: Sequence[str], pairs: Sequence[Pair], size_px: int | None = None) -> RawBatch:
+    """Pairs as one batch of pixels.
+
+    Raises:
+        ValueError: if they differ in size and `size_px` is None.
+    """
+    references = [to_uint8(_fit(pair.reference, size_px)) for pair in pairs]
+    targets = [to_uint8(_fit(pair.target, size_px)) for pair in pairs]
+    for images in (references, targets):
+        if sizes := sorted({f"{x.shape[2]} x {x.shape[1]}" for x in images})[1:]:
+            raise ValueError(
+                f"The pictures of a batch differ in size: {images[0].shape[2]} x {images[0].shape[1]} px and "
+                f"{', '.join(sizes)} px. Give `size_px` to cut and resize them."
+            )
+    captions = [pair.caption for pair in pairs]
+    return RawBatch(
+        ids=list(ids), reference=torch.stack(references), target=torch.stack(targets), captions=captions
+    )
+
+
+def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Positions for training and for validation, so that no group is parted.
+
+    Whether a group is held out depends on its name and the seed alone; at least one is if `fraction` is above 0.
+
+    Raises:
+        ValueError: if the fraction is not in [0, 1), or leaves nothing to train on.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"`val_fraction` must be in [0, 1); got {fraction}.")
+    draws = {
+        g: int.from_bytes(hashlib.sha256(f"{seed}:{g}".encode()).digest()[:8], "big") / 2**64
+        for g in set(groups)
+    }
+    lowest = min(draws.values())
+    held = {g for g, draw in draws.items() if fraction > 0 and (draw < fraction or draw == lowest)}
+    if len(held) == len(draws):
+        raise ValueError(
+            f"val_fraction={fraction} holds out all {len(draws)} groups of pairs. Lower it, or make more grids."
+        )
+    train = [i for i, group in enumerate(groups) if group not in held]
+    return train, [i for i, group in enumerate(groups) if group in held]
+
+
+def _fit(image: Image.Image, size_px: int | None) -> Image.Image:
+    if size_px is None:
+        return image
+    return ImageOps.fit(image.convert("RGB"), (size_px, size_px), Image.Resampling.BICUBIC)
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and any(
+        (path / name).exists() for name in ("manifest.json", "prompts", "grids", "pairs")
+    )
+
+
+def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) -> Any:
+    import datasets
+
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(str(file) for file in path.rglob("*.parquet") if not file.name.startswith("."))
+        if not files:
+            raise FileNotFoundError(
+                f"The folder {path} is no run and holds no Parquet files. Check the path."
+            )
+        return datasets.load_dataset("parquet", data_files=files, split="train")
+    if path.is_file() or "*" in source:
+        return datasets.load_dataset("parquet", data_files=str(path), split="train")
+    if columns is None or source.count("/") > 1 or source.startswith((".", "~")):
+        raise FileNotFoundError(
+            f"There is no folder or file {source!r}. Check the path; for a data set of the Hugging Face Hub, say which "
+            "of its columns is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
+        )
+    return datasets.load_dataset(source, split=split)

@@ -1,0 +1,220 @@
+"""A run: one folder with the rows of every stage, each of which can be stopped, resumed and read alone."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
+from dsd.data.encoded import encodings
+from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
+from dsd.data.policy import Policy
+from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Failure, Judged, failures, verdicts
+from dsd.data.table import Table
+from dsd.types import Grid, GridPrompt, Pair
+
+logger = logging.getLogger(__name__)
+
+RUN_MANIFEST = "manifest.json"
+_EARLIER = {"grids": "prompts", "pairs": "grids", "verdicts": "pairs", "encoded": "pairs"}
+
+
+class Run:
+    """One folder of rows: prompts, grids, pairs, verdicts, encodings.
+
+    Making the object touches nothing; the stages (`dsd.write_prompts(run)`, ...) create what they need. Reading needs no lock
+    and may go on while a stage runs.
+
+    Args:
+        path: the folder, there or not.
+
+    Attributes:
+        path: the folder.
+        prompts: what the teacher is asked to draw.
+        grids: what it drew.
+        pairs: references and targets cut from them, kept and dropped ones.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path).expanduser()
+        self.prompts: Table[GridPrompt] = Table(self.path / "prompts", PROMPTS)
+        self.grids: Table[Grid] = Table(self.path / "grids", GRIDS)
+        self.pairs: Table[Pair] = Table(self.path / "pairs", PAIRS)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def verdicts(self, name: str) -> Table[Judged]:
+        """What the curator of that name said."""
+        return Table(self.path / "verdicts" / name, verdicts(name))
+
+    def failed(self, stage: str) -> Table[Failure]:
+        """What a stage could not do, and why. The table does not exist before the first failure."""
+        return Table(self.path / "failed" / stage, failures(stage))
+
+    def curators(self) -> list[str]:
+        """The names under which there are verdicts."""
+        return sorted(path.parent.name for path in (self.path / "verdicts").glob(f"*/{STAGE_MANIFEST}"))
+
+    def table(self, stage: str) -> Table[Any]:
+        """The table of a stage by its name, such as "pairs", "verdicts/embedding" or "failed/grids".
+
+        Raises:
+            LookupError: if there is no such stage.
+        """
+        tables: Mapping[str, Table[Any]] = {"prompts": self.prompts, "grids": self.grids, "pairs": self.pairs}
+        family, _, name = stage.partition("/")
+        if stage in tables:
+            return tables[stage]
+        if family == "verdicts" and name:
+            return self.verdicts(name)
+        if family == "failed" and name:
+            return self.failed(name)
+        if family == "encoded" and name:
+            return Table(self.path / "encoded" / name, encodings(name))
+        raise LookupError(
+            f"A run has no stage {stage!r}. This one has: {', '.join(self.stages()) or 'none yet'}."
+        )
+
+    def stages(self) -> list[str]:
+        """The names of the stages that have been begun, in the order of the flow."""
+        order = ["prompts", "grids", "pairs", "verdicts", "encoded", "failed"]
+        found = [path.parent.relative_to(self.path).as_posix() for path in self.path.rglob(STAGE_MANIFEST)]
+        known = [stage for stage in found if stage.partition("/")[0] in order]
+        return sorted(known, key=lambda stage: (order.index(stage.partition("/")[0]), stage))
+
+    def manifest(self) -> dict[str, Any]:
+        """What every stage says of itself: spec, versions, counts, and the state of the stage it was made from."""
+        return {
+            "format": FORMAT,
+            "stages": {stage: self.table(stage).manifest.summary() for stage in self.stages()},
+        }
+
+    def save_manifest(self) -> None:
+        """Write `manifest.json`, collected anew from the stages' own manifests."""
+        replace_file(self.path / RUN_MANIFEST, (json.dumps(self.manifest(), indent=1) + "\n").encode())
+
+    @contextmanager
+    def lock(self, purpose: str) -> Iterator[None]:
+        """Hold the run for writing. Creates its folder, and removes what killed processes left in it.
+
+        Raises:
+            LockedError: if another process holds it.
+            OSError: explained, if the folder cannot be written.
+        """
+        make_folder(self.path)
+        with lock(self.path, purpose):
+            sweep_temporary(self.path)
+            yield
+
+    def earlier(self, stage: str) -> Table[Any] | None:
+        """The table whose rows a stage takes one by one; None if there is none, as for prompts."""
+        family, _, name = stage.partition("/")
+        if family not in _EARLIER or (family == "encoded" and name.rpartition("/")[2] != "pairs"):
+            return None
+        return self.table(_EARLIER[family])
+
+    def check(self, stage: str) -> None:
+        """Check that a stage and all before it still belong together.
+
+        A stage may be behind the one before it; calling it again does the rest. But what it was made from must be there.
+
+        Raises:
+            ManifestError: if rows of it were made from rows that are no longer there.
+        """
+        table, earlier = self.table(stage), self.earlier(stage)
+        if earlier is None or not earlier.exists:
+            return
+        self.check(earlier.kind.stage)
+        if not table.exists or table.manifest.made_from.get("ids") == earlier.manifest.ids:
+            return
+        keys = table.keys()
+        lost = keys.difference(earlier.ids())
+        if lost:
+            raise ManifestError(
+                f"{table.folder} was made from {len(keys)} rows of {earlier.kind.stage!r}, of which {len(lost)} are no "
+                f"longer there: {earlier.kind.stage!r} was made anew since. Make {stage!r} anew by its call with "
+                "overwrite=True, or put the old rows back."
+            )
+
+    def accepted(self, policy: str | Mapping[str, Any] | Policy | None = None) -> list[str]:
+        """The ids of the pairs that a policy accepts, in the order of the pairs. Reads no pictures.
+
+        Args:
+            policy: see `Policy`. None stands for the one curator there is, or all pairs if there is none.
+
+        Raises:
+            ValueError: if there are several curators and no policy.
+            LookupError: if there are no verdicts of a curator that the policy names.
+        """
+        known = self.curators()
+        if policy is None:
+            if len(known) > 1:
+                raise ValueError(
+                    f"{self.path} has verdicts of {len(known)} curators: {', '.join(known)}. Say which one's to follow, "
+                    "or give a policy: 'all', 'any', {'rule': 'vote', 'votes': 2} or 'every' (no curation)."
+                )
+            policy = Policy() if known else Policy(rule="every")
+        policy = Policy.parse(policy)
+        ids = self.pairs.ids()
+        if policy.rule == "every":
+            return ids
+        names = policy.curators or tuple(known)
+        if missing := sorted(set(names) - set(known)) or (not names and ["any curator"]):
+            raise LookupError(
+                f"{self.path} has no verdicts of {', '.join(missing)}. It has: {', '.join(known) or 'none'}. "
+                "Make them with dsd.curate(run, curator=...), or use the policy 'every' to take all pairs."
+            )
+        votes = dict.fromkeys(ids, 0)
+        for name in names:
+            table = self.verdicts(name)
+            self.check(table.kind.stage)
+            if len(table) < len(ids):
+                logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
+            for pair_id in policy.accepts(table.columns("pair_id", "status", "score")):
+                votes[pair_id] += 1
+        needed = policy.needed(len(names))
+        return [pair_id for pair_id, count in votes.items() if count >= needed]
+
+    def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
+        """The pairs that a policy accepts; the pictures of the others are not decoded."""
+        for _, pair in self.pairs.items(self.accepted(policy)):
+            yield pair
+
+    def verify(self) -> list[str]:
+        """Check every shard of every stage against its hash, and that the stages belong together; a list of problems."""
+        problems = []
+        for stage in self.stages():
+            problems += self.table(stage).verify()
+            try:
+                self.check(stage)
+            except ManifestError as error:
+                problems.append(str(error))
+        return list(dict.fromkeys(problems))
+
+    def mend(self, stage: str) -> int:
+        """Set damaged shards of a stage aside (as `*.damaged`); the next call of the stage makes their rows again.
+
+        Returns:
+            how many rows were lost so.
+
+        Raises:
+            LockedError: if another process writes to the run.
+        """
+        with self.lock(f"mend {stage}"):
+            table = self.table(stage)
+            bad = [shard for shard in table.manifest.shards if table.problem(shard) is not None]
+            kept = tuple(shard for shard in table.manifest.shards if shard not in bad)
+            # Listed last: if we are killed in between, the missing files are found as damaged again.
+            for shard in bad:
+                path = table.folder / shard.file
+                if path.exists():
+                    path.rename(path.with_name(path.name + ".damaged"))
+            if bad:
+                replace(table.manifest, shards=kept, complete=False).save(table.folder)
+                self.save_manifest()
+            return sum(shard.rows for shard in bad)

@@ -1,0 +1,243 @@
+"""Reading the rows of one stage: in order, by id, or column by column, with bounded memory."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dsd.data.atomic import sha256_of
+from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest
+from dsd.data.rows import Row, TableKind
+
+R = TypeVar("R")
+
+_MAX_GROUPS = 16  # row groups kept in memory for reading by id; the writer keeps each at a few MB
+
+
+class Table(Generic[R]):
+    """The rows of one stage, as far as they are listed in its manifest.
+
+    It reads what is on disk when it is asked; a table that another process adds to gets longer.
+
+    Args:
+        folder: where the shards are.
+        kind: what the rows look like.
+    """
+
+    def __init__(self, folder: Path, kind: TableKind[R]) -> None:
+        self.folder = folder
+        self.kind = kind
+        self._loaded: tuple[tuple[int, int, int], StageManifest] | None = None
+        self._checked: set[str] = set()
+        self._places: dict[str, tuple[int, int, int]] = {}
+        self._placed: tuple[Shard, ...] = ()
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"Table({str(self.folder)!r}, {len(self) if self.exists else 'no'} rows)"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the stage has been begun."""
+        return (self.folder / STAGE_MANIFEST).exists()
+
+    @property
+    def manifest(self) -> StageManifest:
+        """The stage's manifest as it is on disk now.
+
+        Raises:
+            FileNotFoundError: if the stage has not been begun, with the call that makes it.
+            ManifestError: if the manifest is damaged.
+        """
+        try:
+            status = os.stat(self.folder / STAGE_MANIFEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.folder.parent.is_dir():
+                raise FileNotFoundError(
+                    f"There is no run in {self.folder.parent}: the folder does not exist. Check the path."
+                ) from error
+            raise FileNotFoundError(
+                f"{self.folder} has no rows of the stage {self.kind.stage!r} yet. Make them with {self.kind.made_by}."
+            ) from error
+        state = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if self._loaded is None or self._loaded[0] != state:
+            self._loaded = (state, StageManifest.load(self.folder))
+        return self._loaded[1]
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __iter__(self) -> Iterator[R]:
+        for _, record in self.items():
+            yield record
+
+    def __contains__(self, row_id: object) -> bool:
+        return row_id in self._index()
+
+    def __getitem__(self, row_id: str) -> R:
+        """The record of that id.
+
+        Raises:
+            LookupError: if there is none.
+            ManifestError: if its shard is damaged.
+        """
+        place = self._index().get(row_id)
+        if place is None:
+            raise LookupError(f"{self.folder} has no row {row_id!r} among its {len(self)} rows.")
+        number, group, offset = place
+        shard = self._placed[number]
+        return self._record(shard, self._row_group(shard, group).slice(offset, 1).to_pylist()[0])
+
+    def ids(self) -> list[str]:
+        """The ids of all rows, in order."""
+        return self._strings(self.kind.id_column)
+
+    def keys(self) -> set[str]:
+        """The ids of the rows of the earlier stage that rows were made from."""
+        return set(self._strings(self.kind.key_column))
+
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of all rows; pictures in the others are not read."""
+        schema = pa.schema([self.kind.schema.field(name) for name in names])
+        parts = [self._read(shard, self._open(shard), None, list(names)) for shard in self.manifest.shards]
+        return (
+            pa.concat_tables([part.select(names).cast(schema) for part in parts])
+            if parts
+            else schema.empty_table()
+        )
+
+    def items(self, ids: Collection[str] | None = None) -> Iterator[tuple[str, R]]:
+        """All rows, or those of some ids, in order, as `(id, record)`.
+
+        Holds one row group in memory at a time; rows that are left out are not decoded.
+
+        Raises:
+            ManifestError: if a shard is missing or damaged.
+        """
+        wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
+        for shard in self.manifest.shards:
+            self._check_content(shard)
+            file = self._open(shard)
+            for group in range(file.num_row_groups):
+                if wanted is None:
+                    rows = self._read(shard, file, group)
+                else:
+                    names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
+                    kept = np.flatnonzero(pc.is_in(names, value_set=wanted).to_numpy())
+                    if not len(kept):
+                        continue
+                    rows = self._read(shard, file, group).take(pa.array(kept))
+                # One row at a time: `to_pylist` of the whole group would hold every picture twice.
+                for i in range(len(rows)):
+                    row = rows.slice(i, 1).to_pylist()[0]
+                    yield row[self.kind.id_column], self._record(shard, row)
+
+    def verify(self) -> list[str]:
+        """Check every shard against its SHA-256 and row count; one message for each that fails."""
+        problems = [self.problem(shard) for shard in self.manifest.shards]
+        return [problem for problem in problems if problem is not None]
+
+    def problem(self, shard: Shard) -> str | None:
+        """What is wrong with a shard; None if it is as it was written."""
+        self._checked.discard(shard.file)
+        try:
+            self._check_content(shard)
+        except ManifestError as error:
+            return str(error)
+        return None
+
+    def whole(self, shard: Shard) -> pa.Table:
+        """All rows and columns of a shard.
+
+        Raises:
+            ManifestError: if it is damaged.
+        """
+        self._check_content(shard)
+        return self._read(shard, self._open(shard), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_groups": OrderedDict()}  # a worker process reads for itself
+
+    def _strings(self, name: str) -> list[str]:
+        values: list[str] = self.columns(name)[name].to_pylist()
+        return values
+
+    def _record(self, shard: Shard, row: Row) -> R:
+        try:
+            return self.kind.from_row(row)
+        except (ValueError, TypeError) as error:
+            raise self._damaged(shard, str(error)) from error
+
+    def _open(self, shard: Shard) -> pq.ParquetFile:
+        path = self.folder / shard.file
+        try:
+            size = path.stat().st_size
+            if size != shard.bytes:
+                raise self._damaged(shard, f"it has {size} bytes, not {shard.bytes}")
+            file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+            if file.metadata.num_rows != shard.rows:
+                raise self._damaged(shard, f"it has {file.metadata.num_rows} rows, not {shard.rows}")
+            return file
+        except FileNotFoundError as error:
+            raise self._damaged(shard, "it is missing") from error
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(shard, str(error).splitlines()[0]) from error
+
+    def _read(
+        self, shard: Shard, file: pq.ParquetFile, group: int | None, columns: list[str] | None = None
+    ) -> pa.Table:
+        groups = range(file.num_row_groups) if group is None else [group]
+        try:
+            return file.read_row_groups(groups, columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(shard, str(error).splitlines()[0]) from error
+
+    def _row_group(self, shard: Shard, group: int) -> pa.Table:
+        if self._pid != os.getpid():  # forked: what the parent had open is the parent's
+            self._groups.clear()
+            self._pid = os.getpid()
+        key = (shard.file, group)
+        if key not in self._groups:
+            while len(self._groups) >= _MAX_GROUPS:
+                self._groups.popitem(last=False)
+            self._groups[key] = self._read(shard, self._open(shard), group)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _index(self) -> dict[str, tuple[int, int, int]]:
+        """Where each id stands: the shard's number, the row group's, and the row's within it."""
+        shards = self.manifest.shards
+        if shards != self._placed:
+            self._places = {}
+            self._groups.clear()
+            for number, shard in enumerate(shards):
+                file = self._open(shard)
+                for group in range(file.num_row_groups):
+                    names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
+                    for offset, name in enumerate(names.to_pylist()):
+                        self._places[name] = (number, group, offset)
+            self._placed = shards
+        return self._places
+
+    def _check_content(self, shard: Shard) -> None:
+        if shard.file in self._checked:
+            return
+        self._open(shard)
+        if sha256_of(self.folder / shard.file) != shard.sha256:
+            raise self._damaged(shard, "its SHA-256 is not the recorded one")
+        self._checked.add(shard.file)
+
+    def _damaged(self, shard: Shard, what: str) -> ManifestError:
+        run = self.folder.parents[self.kind.stage.count("/")]
+        return ManifestError(
+            f"The shard {self.folder / shard.file} is damaged: {what}. Restore the file from a copy; or call "
+            f"dsd.Run({str(run)!r}).mend({self.kind.stage!r}), which sets it aside, and then {self.kind.made_by}, "
+            f"which makes its {shard.rows} rows again."
+        )

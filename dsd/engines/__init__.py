@@ -1,0 +1,5 @@
+"""Engines: where the work of a stage runs. A stage is the same on every engine; it gets batches and writes what comes back."""
+
+from dsd.engines.fill import StageSummary, fill, progress_bar
+
+__all__ = ["StageSummary", "fill", "progress_bar"]

@@ -1,0 +1,175 @@
+"""One stage over one run: what is missing is done, batch by batch, and written as it comes."""
+
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from dsd.data.atomic import discard_folder
+from dsd.data.rows import Failure
+from dsd.data.store import Run
+from dsd.data.table import Table
+from dsd.data.writer import TableWriter
+from dsd.engines import local
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_FAILURES_IN_A_ROW = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSummary:
+    """What a call of a stage did.
+
+    Attributes:
+        stage: its name.
+        rows: how many rows it has now.
+        added: how many of them are new.
+        failed: how many rows of the earlier stage it could not do, in all calls so far.
+        seconds: how long this call took.
+        counts: what else there is to tell, such as the number of accepted pairs.
+    """
+
+    stage: str
+    rows: int
+    added: int
+    failed: int = 0
+    seconds: float
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = "".join(f", {name} {value}" for name, value in self.counts.items())
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.stage}: {self.rows} rows, {self.added} new{failed}{counts} ({self.seconds:.1f} s)"
+
+
+def fill(
+    run: Run,
+    table: Table[T],
+    spec: Mapping[str, Any],
+    work: Callable[[list[tuple[str, Any]]], list[list[T] | Failure]],
+    *,
+    batch_size: int,
+    overwrite: bool,
+    retry_failed: bool,
+    progress: bool,
+    limit: int | None = None,
+    name_hint: str = "",
+    counts: Callable[[Table[T]], dict[str, Any]] = lambda table: {},
+    shown: Callable[[Sequence[T]], dict[str, int]] = lambda records: {},
+) -> StageSummary:
+    """Do what is missing of a stage: `work` turns each row of the earlier stage into rows, or into a failure."""
+    stage, started, added = table.kind.stage, time.monotonic(), 0
+    earlier = run.earlier(stage)
+    assert earlier is not None, "prompts have a loop of their own"
+    made_from = _state(earlier)  # before the lock: a run that does not exist is not created for this
+    with run.lock(stage), ExitStack() as stack:
+        made_from = _state(earlier)
+        run.check(earlier.kind.stage if overwrite else stage)
+        output = stack.enter_context(
+            TableWriter(table, spec, made_from, overwrite=overwrite, name_hint=name_hint)
+        )
+        failed = run.failed(stage)
+        if overwrite or retry_failed:
+            discard_folder(failed.folder)
+        if retry_failed:
+            output.remove(lambda row: row.get("status") == "failed")
+        failures = _Failures(failed, made_from, stack)
+        wanted = earlier.ids()[:limit]
+        done = table.keys() | failures.known
+        missing = [source for source in wanted if source not in done]
+        bar = stack.enter_context(progress_bar(stage, len(wanted), progress, len(wanted) - len(missing)))
+        tally: dict[str, int] = {}
+        for batch, results in local.run(work, _batches(earlier.items(missing), batch_size)):
+            for (source, _), result in zip(batch, results, strict=True):
+                if isinstance(result, Failure):
+                    failures.add(result)
+                    continue
+                assert result, f"{stage} made nothing of {source}, so it would be done again and again"
+                failures.interrupted()
+                output.add(result)
+                added += len(result)
+                for key, value in shown(result).items():
+                    tally[key] = tally.get(key, 0) + value
+            bar.update(len(batch))
+            shares = {key: f"{value / max(added, 1):.0%}" for key, value in tally.items()}
+            bar.set_postfix(shares | ({"failed": failures.count} if failures.count else {}), refresh=False)
+        failures.close()
+        output.flush()
+        told = counts(table)
+        output.finish(**told, failed=failures.count)
+        run.save_manifest()
+    if failures.count:
+        logger.warning(
+            "%s: %d of %d failed; see dsd.Run(%r).failed(%r). Call the stage with retry_failed=True to try them again.",
+            stage, failures.count, len(wanted), str(run.path), stage,
+        )  # fmt: skip
+    return StageSummary(
+        stage=stage,
+        rows=len(table),
+        added=added,
+        failed=failures.count,
+        seconds=time.monotonic() - started,
+        counts=told,
+    )
+
+
+class _Failures:
+    """Records failures as they come, and stops a stage at which everything fails."""
+
+    def __init__(self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack) -> None:
+        self._table, self._made_from, self._stack = table, made_from, stack
+        self._writer: TableWriter[Failure] | None = None
+        self._row: list[Failure] = []
+        self.known = table.keys() if table.exists else set()
+        self.count = len(self.known)
+
+    def add(self, failure: Failure) -> None:
+        self._row.append(failure)
+        if len(self._row) >= MAX_FAILURES_IN_A_ROW:
+            raise RuntimeError(
+                f"{self._table.kind.stage.partition('/')[2]} failed {len(self._row)} times in a row, at last with: "
+                f"{failure.reason} These are not recorded. Mend the cause and call the stage again."
+            )
+
+    def interrupted(self) -> None:
+        """Something succeeded, so the failures before it were their own."""
+        if self._row:
+            self.close()
+
+    def close(self) -> None:
+        if self._row and self._writer is None:
+            self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
+        if self._writer is not None:
+            self._writer.add(self._row)
+            self.count, self._row = self.count + len(self._row), []
+
+
+def _state(table: Table[Any]) -> dict[str, Any]:
+    manifest = table.manifest
+    return {"stage": manifest.stage, "rows": manifest.rows, "ids": manifest.ids}
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        unit="row",
+        file=sys.stderr,
+        disable=not progress,
+        mininterval=0.5,
+    )

@@ -1,0 +1,64 @@
+"""A trained student as a folder that stock diffusers loads."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+import dsd
+from dsd import backbones, conditioning as conditionings
+from dsd.backbones.base import Backbone
+from dsd.conditioning.base import Conditioning
+from dsd.backbones.lora import merged_state
+
+CARD = "dsd.json"
+
+
+def save(
+    folder: str | Path,
+    *,
+    backbone: Backbone,
+    conditioning: Conditioning,
+    base: Any,
+    frame_size: tuple[int, int] | None,
+    components: str = "all",
+) -> None:
+    """Write a student; see `Student.save_pretrained`."""
+    if components not in ("all", "trained"):
+        raise ValueError(f"Unknown components={components!r}. Allowed: 'all', 'trained'.")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file. Give a folder, or a name that is free.")
+    folder.mkdir(parents=True, exist_ok=True)
+    assert backbone.denoiser is not None
+    denoiser = plain_copy(backbone.denoiser)
+    if components == "all":
+        parts = {**backbone.components(), **conditioning.components(), "transformer": denoiser}
+        getattr(diffusers, conditioning.stock_pipeline)(**parts).save_pretrained(folder, safe_serialization=True)
+    else:
+        denoiser.save_pretrained(folder / "transformer", safe_serialization=True)
+    conditioning.save(folder)
+    card = {
+        "dsd": dsd.__version__,
+        "conditioning": conditionings.spec(conditioning),
+        "backbone": backbones.spec(backbone)["name"],
+        "base": base,
+        "components": components,
+        "frame_size": frame_size,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def plain_copy(denoiser: nn.Module) -> Any:
+    """The denoiser as a fresh model of its class without adapters, sharing what memory it can."""
+    model: Any = denoiser
+    with torch.device("meta"):
+        plain = type(model).from_config(model.config)
+    missing, _ = plain.load_state_dict(merged_state(denoiser), strict=False, assign=True)
+    assert not missing, missing
+    return plain

@@ -1,0 +1,113 @@
+"""Trains the small world's AutoencoderKL on single panels, pairs side by side and 2x2 grids."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from dsd.mini.train.bank import VIEWS, PanelBank
+from dsd.mini.train.loop import Average, Training
+from dsd.mini.train.muon import Muon, split_parameters
+
+CONFIG = {
+    "block_out_channels": (16, 32, 64, 96),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 1,
+    "latent_channels": 16,
+    "norm_num_groups": 8,
+    "mid_block_add_attention": False,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 64,
+}
+KL_WEIGHT = 2e-3
+
+Pixels = Float[Tensor, "b 3 h w"]
+
+
+def canvases(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> Pixels:
+    """Panels in [-1, 1] put together as the models will meet them: alone, two side by side (also beside black), 2x2."""
+    characters = rng.integers(0, bank.num_characters, num_panels)
+    panels = bank.panels(characters, rng.integers(0, VIEWS, num_panels))
+    pixels = torch.from_numpy(panels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    kind = rng.random()
+    if kind < 0.5:
+        return pixels
+    if kind < 0.75:
+        pairs = pixels.reshape(-1, 2, 3, 64, 64)
+        pairs[: len(pairs) // 2, 1] = -1.0
+        return torch.cat([pairs[:, 0], pairs[:, 1]], dim=-1)
+    grids = pixels.reshape(-1, 2, 2, 3, 64, 64).permute(0, 3, 1, 4, 2, 5)
+    return grids.reshape(-1, 3, 128, 128)
+
+
+def _edges(x: Pixels) -> tuple[Tensor, Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def reconstruction_loss(ours: Pixels, truth: Pixels) -> Tensor:
+    """L1, squared and edge error together."""
+    edges = sum((functional.l1_loss(a, b) for a, b in zip(_edges(ours), _edges(truth), strict=True)), torch.zeros(()))
+    return functional.l1_loss(ours, truth) + 4 * functional.mse_loss(ours, truth) + 0.5 * edges
+
+
+@torch.no_grad()
+def validate(vae: AutoencoderKL, bank: PanelBank, picture: Path | None = None) -> float:
+    """Mean PSNR in dB over 96 held-out panels; draws the first ones above their reconstructions."""
+    characters, views = np.repeat(np.arange(12), VIEWS), np.tile(np.arange(VIEWS), 12)
+    truth = torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    ours = vae.decode(vae.encode(truth).latent_dist.mode()).sample.clamp(-1, 1)
+    error = ((ours - truth) / 2).square().mean((1, 2, 3))
+    if picture is not None:
+        rows = torch.stack([truth, ours]).reshape(2, 12, VIEWS, 3, 64, 64)[:, :, :4]
+        sheet = rows.permute(2, 0, 4, 1, 5, 3).reshape(8 * 64, 12 * 64, 3)
+        Image.fromarray(((sheet + 1) * 127.5).round().byte().numpy()).save(picture)
+    return float((-10 * torch.log10(error)).mean())
+
+
+def train(work: Path, minutes: float, num_characters: int = 6000, batch_panels: int = 8, rate: float = 1.5e-3) -> None:
+    """Train, or go on training, into `work/autoencoder`."""
+    bank, held_out = PanelBank(work / "panels", num_characters), PanelBank(work / "panels", 500, held_out=True)
+    training = Training(work / "autoencoder", minutes)
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**CONFIG)
+    average = Average(vae, 0.995)
+    matrices, others = split_parameters(vae, lambda name: "conv_in" not in name and "conv_out" not in name)
+    muon, adam = Muon(matrices, lr=2 * rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    for step in training.run(vae=vae, average=average, muon=muon, adam=adam):
+        rng = np.random.default_rng([1, step])
+        pixels = canvases(bank, rng, batch_panels)
+        for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * training.rate()
+            optimizer.zero_grad(set_to_none=True)
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+        reconstruction = reconstruction_loss(vae.decode(latents).sample, pixels)
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        (reconstruction + KL_WEIGHT * kl).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        muon.step()
+        adam.step()
+        average.update(vae, step)
+        if step % 250 == 249:
+            _report(training, vae, average, held_out, float(reconstruction), float(kl), posterior)
+    _report(training, vae, average, held_out, float(reconstruction), float(kl), posterior)
+
+
+def _report(training, vae, average, held_out, reconstruction, kl, posterior) -> None:  # noqa: ANN001
+    kept = {name: value.clone() for name, value in vae.state_dict().items()}
+    vae.load_state_dict(average.shadow)
+    psnr = validate(vae.eval(), held_out, training.folder / "samples.png")
+    vae.load_state_dict(kept)
+    vae.train()
+    training.log(
+        psnr_db=psnr, reconstruction=reconstruction, kl=kl,
+        latent_std=float(posterior.mean.detach().std()), noise_std=float(posterior.std.detach().mean()),
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Trains the identity encoder: a small ResNet whose embedding is the same for one character in any context.
+
+Supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362) with two views a character. A batch holds groups that
+share their colour word and body shape, so that telling them apart takes more than what a caption says.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import binary_auroc
+from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+
+from dsd.mini.train.bank import VIEWS, PanelBank, character
+from dsd.mini.train.loop import Average, Training
+
+CONFIG = {
+    "embedding_size": 24,
+    "hidden_sizes": [32, 48, 96, 160],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "downsample_in_first_stage": False,
+}
+GROUPS, GROUP_SIZE = 8, 8
+TEMPERATURE = 0.1
+
+
+def _pixels(bank: PanelBank, characters: np.ndarray, views: np.ndarray) -> Float[Tensor, "n 3 64 64"]:
+    return torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def augment(pixels: Float[Tensor, "n 3 64 64"], generator: torch.Generator) -> Float[Tensor, "n 3 64 64"]:
+    """What drawing by a model does to a picture: some blur, some noise, a flip."""
+    kernel = torch.tensor([1.0, 2.0, 1.0])
+    kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
+    amount = torch.rand(len(pixels), 1, 1, 1, generator=generator) * 1.4
+    blurred = functional.conv2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    pixels = torch.lerp(pixels, blurred, amount)
+    noise = torch.randn(pixels.shape, generator=generator)
+    pixels = pixels + noise * 0.08 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    flip = torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(flip, pixels.flip(-1), pixels).clamp(-1, 1)
+
+
+def contrast(embeddings: Float[Tensor, "two n d"]) -> Tensor:
+    """Normalised temperature-scaled cross entropy: each view must find the other view of its character."""
+    n = embeddings.shape[1]
+    flat = functional.normalize(embeddings.flatten(0, 1), dim=-1)
+    likeness = flat @ flat.T / TEMPERATURE
+    likeness.fill_diagonal_(-torch.inf)
+    return functional.cross_entropy(likeness, torch.arange(2 * n).roll(n))
+
+
+@torch.no_grad()
+def validate(model: ResNetModel, bank: PanelBank) -> tuple[float, float]:
+    """AUROC of held-out pairs of one character against pairs of two, all and those of one colour word and shape."""
+    count = 300
+    views = np.random.default_rng(0).permuted(np.tile(np.arange(VIEWS), (count, 1)), axis=1)
+    embeddings = [
+        functional.normalize(model(_pixels(bank, np.arange(count), views[:, i])).pooler_output.flatten(1), dim=-1) for i in (0, 1)
+    ]
+    likeness = embeddings[0] @ embeddings[1].T
+    kinds = [(character(i, True).shape, character(i, True).colour_word) for i in range(count)]
+    same = torch.eye(count, dtype=torch.int)
+    alike = torch.tensor([[a == b for b in kinds] for a in kinds])
+    return float(binary_auroc(likeness.ravel(), same.ravel())), float(binary_auroc(likeness[alike], same[alike]))
+
+
+def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 2e-3) -> None:
+    """Train, or go on training, into `work/identity`."""
+    bank, held_out = PanelBank(work / "panels", num_characters), PanelBank(work / "panels", 500, held_out=True)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index in range(bank.num_characters):
+        groups[character(index).shape, character(index).colour_word].append(index)
+    pools = [np.array(members) for members in groups.values() if len(members) >= GROUP_SIZE]
+    torch.manual_seed(0)
+    model = ResNetModel(ResNetConfig(**CONFIG))
+    average = Average(model, 0.99)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    training = Training(work / "identity", minutes, warmup_steps=50)
+    losses: list[float] = []
+    for step in training.run(model=model, average=average, optimizer=optimizer):
+        rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
+        chosen = np.concatenate(
+            [rng.choice(pools[k], GROUP_SIZE, replace=False) for k in rng.choice(len(pools), GROUPS, replace=False)]
+        )
+        views = rng.permuted(np.tile(np.arange(VIEWS), (len(chosen), 1)), axis=1)
+        pixels = torch.cat([_pixels(bank, chosen, views[:, 0]), _pixels(bank, chosen, views[:, 1])])
+        for group in optimizer.param_groups:
+            group["lr"] = rate * training.rate()
+        embeddings = model(augment(pixels, generator)).pooler_output.flatten(1)
+        loss = contrast(embeddings.unflatten(0, (2, -1)))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        average.update(model, step)
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            _report(training, model, average, held_out, losses)
+    _report(training, model, average, held_out, losses)
+
+
+def _averaged(average: Average) -> ResNetModel:
+    model = ResNetModel(ResNetConfig(**CONFIG))
+    model.load_state_dict(average.shadow)
+    return model.eval()
+
+
+def _report(training: Training, model: ResNetModel, average: Average, bank: PanelBank, losses: list[float]) -> None:
+    auroc, auroc_alike = validate(_averaged(average), bank)
+    training.log(loss=float(np.mean(losses[-100:])), auroc=auroc, auroc_alike=auroc_alike)
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write the averaged weights as a float16 transformers model with its image processor."""
+    model = ResNetModel(ResNetConfig(**CONFIG))
+    model.load_state_dict(torch.load(work / "identity" / "checkpoint.pt", weights_only=True)["average"])
+    model.half().save_pretrained(folder)
+    mean = [0.5, 0.5, 0.5]
+    ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=mean).save_pretrained(folder)

@@ -1,0 +1,90 @@
+"""Pictures drawn while a student trains, to be looked at."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from dsd.pipeline import DSDPipeline
+from dsd.pixels import ImageLike, from_pixels, to_pixels
+
+logger = logging.getLogger(__name__)
+
+
+class ValidationPictures(Callback):
+    """Draws the same references and prompts from the same noise every so often.
+
+    Each reference becomes one row: the reference, then one picture for each prompt. A row goes to the logger, if it takes
+    pictures, and to `pictures/step-0000500-0.png` in the run's log folder. The training's randomness is left alone, and the
+    running average of the weights is used if the student keeps one.
+
+    Args:
+        references: whose subjects to draw; see `dsd.pixels.to_pixels`.
+        prompts: what to draw of each.
+        every_n_steps: steps of the optimiser between pictures.
+        seed: of the noise.
+        frame_size: (height, width) in pixels; None for the size of the training data.
+        arguments: further arguments of `DSDPipeline.__call__`.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[ImageLike],
+        prompts: Sequence[str],
+        every_n_steps: int = 500,
+        seed: int = 0,
+        frame_size: tuple[int, int] | None = None,
+        **arguments: Any,
+    ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1; got {every_n_steps}.")
+        self.references, self.prompts = list(references), list(prompts)
+        self.every_n_steps, self.seed, self.frame_size = every_n_steps, seed, frame_size
+        self.arguments = arguments
+        self._last_step = 0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Draw, when the time has come."""
+        step = trainer.global_step
+        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
+            return
+        self._last_step = step
+        for number, row in enumerate(self.draw(trainer, pl_module)):
+            _show(trainer, f"pictures/{number}", row, step)
+            folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            row.save(folder / f"step-{step:07d}-{number}.png")
+
+    def draw(self, trainer: lightning.Trainer, student: Any) -> list[Image.Image]:
+        """One row of pictures for each reference."""
+        pipe = DSDPipeline(student.backbone, student.conditioning, self.frame_size or student.frame_size)
+        pipe.set_progress_bar_config(disable=True)
+        rows = []
+        with trainer.precision_plugin.forward_context(), student.ema_weights():
+            for reference in self.references:
+                drawn = pipe(
+                    image=reference, prompt=self.prompts, seed=self.seed, output_type="pt", **self.arguments
+                ).images
+                height, width = drawn.shape[-2:]
+                shown = torch.cat([to_pixels(reference, height, width), drawn.cpu() * 2 - 1])
+                rows += from_pixels(torch.cat([*shown], dim=-1)[None])
+        return rows
+
+
+def _show(trainer: lightning.Trainer, tag: str, picture: Image.Image, step: int) -> None:
+    """Hand a picture to the loggers that take pictures: TensorBoard's `add_image`, W&B's and others' `log_image`."""
+    for log in trainer.loggers:
+        add_image = getattr(log.experiment, "add_image", None)
+        log_image = getattr(log, "log_image", None)
+        if add_image is not None:
+            add_image(tag, np.asarray(picture), step, dataformats="HWC")
+        elif log_image is not None:
+            log_image(key=tag, images=[picture], step=step)

@@ -1,0 +1,294 @@
+"""Inference in the manner of diffusers: a reference and a prompt in, pictures out."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import snapshot_download
+from tqdm.auto import tqdm
+
+from dsd import backbones, conditioning as conditionings
+from dsd.backbones.base import Backbone, Latents, Reference, Text
+from dsd.conditioning.base import Conditioning
+from dsd.export import CARD
+from dsd.guidance import Guidance
+from dsd.pixels import ImageLike, OutputType, from_pixels, to_pixels
+
+logger = logging.getLogger(__name__)
+
+StepCallback = Callable[["DSDPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
+
+
+@dataclass
+class DSDPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+    """What the pipeline returns.
+
+    Attributes:
+        images: the pictures, in the order of the prompts, those of one prompt side by side: a list of PIL images, an array
+            (b, h, w, 3) or a tensor (b, 3, h, w) in [0, 1], or latents (b, c, h, w).
+        references: the frames that were drawn beside them, if both were asked for; they repeat the reference.
+    """
+
+    images: Any
+    references: Any = None
+
+
+class DSDPipeline:
+    """A trained student at work; `from_pretrained` is the usual way to one.
+
+    Args:
+        backbone: with the conditioning installed in its denoiser.
+        conditioning: how the reference reaches the denoiser.
+        frame_size: (height, width) of a frame in pixels, for calls that say nothing else.
+    """
+
+    def __init__(
+        self, backbone: Backbone, conditioning: Conditioning, frame_size: tuple[int, int] | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.conditioning = conditioning
+        self.frame_size = frame_size
+        self._progress: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        torch_dtype: torch.dtype | str = torch.float32,
+        conditioning: Any = None,
+        frame_size: tuple[int, int] | None = None,
+        local_files_only: bool = False,
+    ) -> "DSDPipeline":
+        """Load what `Student.save_pretrained` wrote, or another stock folder with a trained conditioning.
+
+        Args:
+            folder: a folder or a Hub id.
+            torch_dtype: of all weights.
+            conditioning: name or spec, for folders that do not say it (those without a `dsd.json`).
+            frame_size: (height, width) in pixels instead of the one in the folder.
+            local_files_only: never ask the Hub.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: if the conditioning is not known or does not fit the denoiser.
+        """
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            if str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
+                raise FileNotFoundError(
+                    f"There is no folder {str(folder)!r}. Give one that Student.save_pretrained wrote, or a Hub id."
+                )
+            path = Path(snapshot_download(str(folder), local_files_only=local_files_only))
+        card = json.loads((path / CARD).read_text()) if (path / CARD).is_file() else {}
+        spec = conditioning or card.get("conditioning")
+        if spec is None:
+            raise ValueError(
+                f"{str(folder)!r} has no {CARD}, so its conditioning is unknown. Pass conditioning=, one of "
+                f"{', '.join(conditionings.names())}."
+            )
+        method = conditionings.create(spec)
+        name = card.get("backbone", "flux")
+        if card.get("components", "all") == "all":
+            base: dict[str, Any] = {"name": name, "base": str(path)}
+        else:
+            base = {"base": card["base"]} if isinstance(card["base"], str) else card["base"]
+            base = {**base, "name": name, "denoiser": str(path / "transformer")}
+        backbone = backbones.load({**base, "dtype": torch_dtype, "local_files_only": local_files_only})
+        assert backbone.denoiser is not None
+        method.restore(backbone.denoiser, path)
+        size = frame_size or card.get("frame_size")
+        return cls(backbone, method, None if size is None else (size[0], size[1]))
+
+    def to(self, *args: Any, **kwargs: Any) -> "DSDPipeline":
+        """Move all parts, as `torch.nn.Module.to`."""
+        self.backbone.to(*args, **kwargs)
+        self.conditioning.to(*args, **kwargs)
+        return self
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Arguments of the `tqdm` bar, such as `disable=True`."""
+        self._progress = kwargs
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        prompt: str | Sequence[str],
+        *,
+        num_inference_steps: int = 28,
+        guidance_scale: float = 3.5,
+        image_guidance: float = 1.0,
+        text_guidance: float = 1.0,
+        guidance_skip_steps: int = 2,
+        batch_guidance: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        latents: Latents | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        output_type: OutputType = "pil",
+        return_both_frames: bool = False,
+    ) -> DSDPipelineOutput:
+        """Draw the subject of a reference as a prompt says.
+
+        One reference with several prompts, several references with one prompt, or as many of each, pair by pair.
+
+        Args:
+            image: the reference or references; see `dsd.pixels.to_pixels` for what it may be and how it is cut to the frame.
+            prompt: what to draw, one or several.
+            num_inference_steps: steps of the sampler.
+            guidance_scale: what a guidance-distilled denoiser is told; costs nothing.
+            image_guidance: above 1, the reference is followed more closely; see `Guidance`.
+            text_guidance: above 1, the prompt is followed more closely; see `Guidance`.
+            guidance_skip_steps: how many of the first steps go without image and text guidance.
+            batch_guidance: make all predictions of a guided step in one call of the denoiser.
+            generator: one for all noise, or one for each picture; with one each, a picture does not depend on its
+                neighbours in the batch.
+            seed: instead of generators: picture i is drawn from a generator seeded by seed + i.
+            height: of a frame, in pixels, a multiple of 16; by default the size of training.
+            width: of a frame, likewise.
+            num_images_per_prompt: pictures for each prompt.
+            latents: the initial noise of the canvas, instead of drawing it.
+            callback_on_step_end: called with (pipeline, step, timestep, {"latents": canvas}) after each step; the canvas it
+                returns under "latents", if any, goes on.
+            output_type: "pil", "np", "pt" or "latent".
+            return_both_frames: return the frames drawn beside the target too, where the conditioning has them.
+
+        Raises:
+            TypeError: if image or prompt is of the wrong type.
+            ValueError: if a prompt is empty, counts do not fit, or a size is impossible.
+        """
+        prompts = _checked_prompts(prompt)
+        height, width = self._checked_size(height, width)
+        if num_inference_steps < 1 or num_images_per_prompt < 1:
+            raise ValueError(
+                f"num_inference_steps ({num_inference_steps}) and num_images_per_prompt ({num_images_per_prompt}) "
+                "must be at least 1."
+            )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"Unknown output_type {output_type!r}. Allowed: 'pil', 'np', 'pt', 'latent'.")
+        if return_both_frames and "reference" not in self.conditioning.frames:
+            raise ValueError(f"{type(self.conditioning).__name__} draws the target frame only: no return_both_frames.")
+        guidance = Guidance(
+            image=image_guidance, text=text_guidance, skip_steps=guidance_skip_steps, batched=batch_guidance
+        )
+        if guidance.active and guidance_skip_steps >= num_inference_steps:
+            logger.warning(
+                "image_guidance and text_guidance have no effect: guidance_skip_steps (%d) covers all %d steps.",
+                guidance_skip_steps,
+                num_inference_steps,
+            )
+
+        device = self.backbone.device
+        pixels = to_pixels(image, height, width).to(device)
+        pictures, captions = _pairing(len(pixels), len(prompts), num_images_per_prompt)
+        reference = self.conditioning.encode(self.backbone, pixels)[pictures]
+        text, empty = self._encode_text(prompts, captions, guidance)
+        generators = _generators(generator, seed, len(captions), device)
+        x = self._noise(reference, text, height, width, generators, latents)
+
+        num_tokens = x[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
+        scheduler = self.backbone.schedule(num_inference_steps, num_tokens, device)
+
+        def predict(x_t: Latents, t: torch.Tensor, reference: Reference, text: Text) -> Latents:
+            return self.conditioning.velocity(self.backbone, x_t, t, reference, text, guidance_scale)
+
+        for step, timestep in enumerate(tqdm(scheduler.timesteps, **self._progress)):
+            t = timestep.expand(len(x)).to(x.dtype) / scheduler.config.num_train_timesteps
+            velocity = guidance.velocity(predict, step, x, t, reference, text, empty)
+            x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+            if callback_on_step_end is not None:
+                x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
+
+        # The canvas is decoded as one picture, as it was encoded, and cut afterwards.
+        frames = self.conditioning.split(x if output_type == "latent" else self.backbone.decode(x))
+        if output_type != "latent":
+            frames = {name: from_pixels(frame, output_type) for name, frame in frames.items()}
+        return DSDPipelineOutput(
+            images=frames["target"], references=frames["reference"] if return_both_frames else None
+        )
+
+    def _checked_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        default = self.frame_size or (None, None)
+        height, width = height or default[0], width or default[1]
+        if height is None or width is None:
+            raise ValueError("The size of a frame is not known. Pass height= and width= in pixels.")
+        unit = self.backbone.pixels_per_token
+        if height < unit or width < unit or height % unit or width % unit:
+            raise ValueError(
+                f"A frame of {width} x {height} px does not divide into {unit} px tokens. Nearest: "
+                f"{max(unit, round(width / unit) * unit)} x {max(unit, round(height / unit) * unit)}."
+            )
+        return height, width
+
+    def _encode_text(self, prompts: list[str], captions: list[int], guidance: Guidance) -> tuple[Text, Text | None]:
+        """Each prompt once, then as often as it is used; and the empty one, if guidance needs it."""
+        unique = list(dict.fromkeys(prompts))
+        needed = guidance.active and any(not with_text for with_text, _, _ in guidance.weights(guidance.skip_steps))
+        encoded = self.backbone.encode_text([*unique, ""] if needed else unique)
+        text = encoded[[unique.index(prompts[i]) for i in captions]]
+        return text, encoded[[len(unique)] * len(captions)] if needed else None
+
+    def _noise(
+        self,
+        reference: Reference,
+        text: Text,
+        height: int,
+        width: int,
+        generators: torch.Generator | list[torch.Generator] | None,
+        latents: Latents | None,
+    ) -> Latents:
+        """Noise of the canvas' shape, drawn as stock pipelines draw it."""
+        frame = self.backbone.latent_shape(height, width)
+        device, dtype = self.backbone.device, text.tokens.dtype
+        shape = self.conditioning.canvas(reference, torch.zeros(len(text), *frame, device=device, dtype=dtype)).shape
+        if latents is None:
+            noise: Latents = randn_tensor(shape, generator=generators, device=device, dtype=dtype)
+            return noise
+        if latents.shape != shape:
+            raise ValueError(f"The initial noise must be {tuple(shape)}; got {tuple(latents.shape)}.")
+        return latents.to(device, dtype)
+
+
+def _checked_prompts(prompt: Any) -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or not all(isinstance(text, str) for text in prompts):
+        raise TypeError(f"A prompt must be a string or a list of strings; got {prompt!r}.")
+    if not prompts or not all(text.strip() for text in prompts):
+        raise ValueError(f"A prompt is empty: {prompt!r}. Say what to draw, such as 'it sits on a beach'.")
+    return list(prompts)
+
+
+def _pairing(num_images: int, num_prompts: int, copies: int) -> tuple[list[int], list[int]]:
+    """Which reference and which prompt each picture is drawn from."""
+    count = max(num_images, num_prompts)
+    if num_images not in (1, count) or num_prompts not in (1, count):
+        raise ValueError(
+            f"{num_images} references do not go with {num_prompts} prompts. Give one of either, or as many of both."
+        )
+    pairs = [(i % num_images, i % num_prompts) for i in range(count) for _ in range(copies)]
+    return [image for image, _ in pairs], [prompt for _, prompt in pairs]
+
+
+def _generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None, count: int, device: torch.device
+) -> torch.Generator | list[torch.Generator] | None:
+    if generator is not None and seed is not None:
+        raise ValueError("Give either `generator` or `seed`, not both.")
+    if seed is not None:
+        return [torch.Generator(device).manual_seed(seed + i) for i in range(count)]
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if len(generator) != count:
+        raise ValueError(f"{len(generator)} generators for {count} pictures. Give one, or one for each picture.")
+    return list(generator)

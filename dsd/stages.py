@@ -1,0 +1,386 @@
+"""The stages of a run: prompts, grids, pairs, verdicts, encodings.
+
+Each reads the stage before it, does what is missing, and can be stopped at any moment and called again. What a row holds
+depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
+"""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from dsd import curators, grids, pairs, prompts, teachers
+from dsd.data.manifest import without_secrets
+from dsd.data.policy import Policy
+from dsd.data.rows import Failure, Judged
+from dsd.data.store import Run
+from dsd.data.table import Table
+from dsd.data.writer import TableWriter
+from dsd.engines import StageSummary, fill, progress_bar
+from dsd.types import STATUSES, Grid, GridPrompt, Pair, Verdict
+
+if TYPE_CHECKING:
+    from dsd.backbones.base import Backbone
+    from dsd.conditioning.base import Conditioning
+
+__all__ = ["StageSummary", "curate", "draw_grids", "draw_seed", "encode", "make_pairs", "write_prompts"]
+
+logger = logging.getLogger(__name__)
+RunLike = Run | str | PathLike[str]
+
+_HOW_NOT_WHAT = frozenset(
+    {"batch_size", "device", "offload", "num_workers", "concurrency", "local_files_only"}
+)
+_FLAT = 4  # a picture whose channels all span fewer grey levels shows nothing
+
+
+def write_prompts(
+    run: RunLike,
+    writer: str | Mapping[str, Any] | prompts.PromptWriter = "template",
+    count: int = 500,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> StageSummary:
+    """Write grid prompts until the run has `count` of them; calling again with a higher count adds to them.
+
+    Args:
+        run: the run or its folder, which is created.
+        writer: a prompt writer, its name or its spec.
+        count: how many prompts the run shall have.
+        seed: of the writer's choices.
+        overwrite: discard the prompts there are.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SpecError: if the run's prompts were written by another writer or seed.
+        LockedError: if another process writes to the run.
+    """
+    if count < 1:
+        raise ValueError(f"`count` must be at least 1; got {count}.")
+    run, author = _run(run), prompts.create(writer)
+    spec = {"writer": _what(prompts.spec(author)), "seed": seed}
+    started = time.monotonic()
+    with run.lock("write_prompts"):
+        table = run.prompts
+        with (
+            TableWriter(table, spec, overwrite=overwrite) as output,
+            progress_bar("prompts", count, progress) as bar,
+        ):
+            known = set(table.ids())
+            before = len(known)
+            bar.update(before)
+            # Without a hole (a shard that was set aside) the first rows are there, so the rest starts no earlier than this.
+            whole = [shard.file for shard in table.manifest.shards] == sorted(
+                f"part-{i:05d}.parquet" for i in range(len(table.manifest.shards))
+            )
+            if before < count:
+                for prompt in author.write(count, seed, start=before if whole else 0):
+                    if prompt.id not in known:
+                        known.add(prompt.id)
+                        output.add([prompt])
+                        bar.update()
+            output.finish()
+        run.save_manifest()
+        return StageSummary(
+            stage="prompts", rows=len(table), added=len(known) - before, seconds=time.monotonic() - started
+        )
+
+
+def draw_grids(
+    run: RunLike,
+    teacher: str | Mapping[str, Any] | teachers.Teacher = "diffusers",
+    seed: int = 0,
+    limit: int | None = None,
+    *,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> StageSummary:
+    """Let a teacher draw a grid for every prompt that has none.
+
+    A prompt that the teacher fails at, or whose picture has the wrong size or shows nothing, is recorded in
+    `run.failed("grids")` with the reason, and the others go on.
+
+    Args:
+        run: the run or its folder.
+        teacher: a teacher, its name or its spec.
+        seed: of the noise; that of each grid comes from it and the prompt's id.
+        limit: draw the first so many prompts only.
+        overwrite: discard the grids there are.
+        retry_failed: try those again that failed before.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SpecError: if the run's grids were drawn by another teacher or seed.
+        ManifestError: if the prompts were made anew since, or a shard is damaged.
+        RuntimeError: if the teacher fails 16 times in a row: then it is not the prompts.
+    """
+    run, artist = _run(run), teachers.create(teacher)
+
+    def draw(batch: list[tuple[str, GridPrompt]]) -> list[list[Grid] | Failure]:
+        seeds = [draw_seed(seed, prompt_id) for prompt_id, _ in batch]
+        try:
+            drawn = artist.draw([prompt for _, prompt in batch], seeds)
+        except Exception as error:
+            if len(batch) > 1:  # find out which one it was
+                return [result for item in batch for result in draw([item])]
+            logger.warning("The grid of prompt %s could not be drawn", batch[0][0], exc_info=True)
+            return [_failure(batch[0][0], error)]
+        if len(drawn) != len(batch):
+            raise ValueError(
+                f"{type(artist).__name__}.draw returned {len(drawn)} grids for {len(batch)} prompts."
+            )
+        return [_checked_grid(grid, prompt_id) for grid, (prompt_id, _) in zip(drawn, batch, strict=True)]
+
+    return fill(
+        run,
+        run.grids,
+        {"teacher": _what(teachers.spec(artist)), "seed": seed},
+        draw,
+        batch_size=artist.batch_size,
+        limit=limit,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+
+
+def make_pairs(
+    run: RunLike,
+    max_pairs: int | None = None,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> StageSummary:
+    """Cut every grid that is not cut yet into its panels, and pair them in both directions.
+
+    Args:
+        run: the run or its folder.
+        max_pairs: keep at most so many pairs of a grid, chosen at random; all by default.
+        seed: of that choice.
+        overwrite: discard the pairs there are.
+        retry_failed: try those grids again that failed before.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SpecError: if the run's pairs were made with other arguments.
+        ManifestError: if the grids were made anew since, or a shard is damaged.
+    """
+    run = _run(run)
+
+    def pair(batch: list[tuple[str, Grid]]) -> list[list[Pair] | Failure]:
+        return [_pairs_of(grid_id, grid, max_pairs, seed) for grid_id, grid in batch]
+
+    return fill(
+        run,
+        run.pairs,
+        {"max_pairs": max_pairs, "seed": seed},
+        pair,
+        batch_size=1,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+
+
+def curate(
+    run: RunLike,
+    curator: str | Mapping[str, Any] | curators.Curator = "embedding",
+    *,
+    name: str | None = None,
+    batch_size: int = 64,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> StageSummary:
+    """Let a curator judge every pair that it has not judged yet. The pairs stay as they are, kept and dropped ones.
+
+    Args:
+        run: the run or its folder.
+        curator: a curator, its name or its spec.
+        name: under which to keep the verdicts, so that two settings of one curator can stand side by side; by default the
+            curator's registered name.
+        batch_size: how many pairs the curator gets at once.
+        overwrite: discard this curator's verdicts.
+        retry_failed: judge those pairs again whose verdict is "failed".
+        progress: show a progress bar on stderr, with the share of accepted pairs.
+
+    Raises:
+        SpecError: if the verdicts of that name come from another spec.
+        ManifestError: if the pairs were made anew since, or a shard is damaged.
+    """
+    run, judge = _run(run), curators.create(curator)
+    spec = _what(curators.spec(judge))
+    table = run.verdicts(_file_name(name or spec["name"].rpartition(":")[2]))
+
+    def judged(batch: list[tuple[str, Pair]]) -> list[list[Judged] | Failure]:
+        verdicts = judge.judge_batch([pair for _, pair in batch])
+        if len(verdicts) != len(batch):
+            raise ValueError(
+                f"{type(judge).__name__}.judge_batch gave {len(verdicts)} verdicts for {len(batch)} pairs."
+            )
+        ids = [pair_id for pair_id, _ in batch]
+        return [[Judged(pair_id=i, verdict=_told(v))] for i, v in zip(ids, verdicts, strict=True)]
+
+    return fill(
+        run,
+        table,
+        {"curator": spec},
+        judged,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        progress=progress,
+        name_hint=" To keep both, give this one its own `name`.",
+        counts=_verdict_counts,
+        shown=lambda records: {"accepted": sum(record.verdict.accepted for record in records)},
+    )
+
+
+def encode(
+    run: RunLike,
+    backbone: "str | PathLike[str] | Mapping[str, Any] | Backbone" = "mini",
+    conditioning: "str | Mapping[str, Any] | Conditioning" = "parallel",
+    *,
+    policy: str | Mapping[str, Any] | Policy | None = None,
+    batch_size: int = 8,
+    dtype: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> StageSummary:
+    """Cache the latents and text embeddings that training reads, for every accepted pair that has none.
+
+    They stand under `encoded/`, by the backbone's revision and the conditioning, so that those of another model are never
+    taken for them. Equal captions and equal references are encoded and stored once.
+
+    Args:
+        run: the run or its folder.
+        backbone: as `Student(base=...)` takes it; its denoiser is not needed.
+        conditioning: as `Student(conditioning=...)` takes it.
+        policy: which pairs; see `Run.accepted`. A pair that is accepted later can be added by calling again.
+        batch_size: how many pairs are encoded at once.
+        dtype: to store tensors in, such as "bfloat16"; as they come by default.
+        device: to encode on; where the backbone is by default.
+        overwrite: discard what was cached for this backbone and conditioning.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SpecError: if the cache was made with another spec of the conditioning or dtype.
+        ManifestError: if the pairs were made anew since, or a shard is damaged.
+    """
+    from dsd import backbones, conditioning as conditionings
+    from dsd.data.encode import encode_pairs
+
+    run = _run(run)
+    model = backbones.load(backbone, parts=("vae", "text"))
+    method = conditionings.create(conditioning)
+    if device is not None:
+        model.to(device)
+    started = time.monotonic()
+    with run.lock("encode"):
+        run.check("pairs")
+        ids = run.accepted(policy)
+        with progress_bar("encode", len(ids), progress) as bar:
+            table, added = encode_pairs(
+                run,
+                ids,
+                model,
+                method,
+                backbone_name=_file_name(backbones.spec(model)["name"].rpartition(":")[2]),
+                conditioning_spec=_what(conditionings.spec(method)),
+                batch_size=batch_size,
+                dtype=dtype,
+                overwrite=overwrite,
+                advance=bar.update,
+            )
+        run.save_manifest()
+        return StageSummary(
+            stage=table.kind.stage, rows=len(table), added=added, seconds=time.monotonic() - started
+        )
+
+
+def draw_seed(seed: int, prompt_id: str) -> int:
+    """The seed of one grid: 32 bits of SHA-256 over the run's seed and the prompt's id, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()[:4], "big")
+
+
+def _checked_grid(grid: Grid, prompt_id: str) -> list[Grid] | Failure:
+    if grid.prompt.id != prompt_id:
+        raise ValueError(
+            f"The teacher returned a grid of prompt {grid.prompt.id} where that of {prompt_id} was due."
+        )
+    image = grid.image
+    if image.mode != "RGB":
+        return Failure(source=prompt_id, reason=f"The picture has mode {image.mode}, not RGB.")
+    try:
+        grids.split(image, grid.prompt.layout)
+    except ValueError as error:
+        return _failure(prompt_id, error)
+    if all(high - low < _FLAT for low, high in image.getextrema()):  # type: ignore[misc]
+        color = image.getpixel((0, 0))
+        return Failure(
+            source=prompt_id,
+            reason=f"The picture is one colour, {color}: the model gave no numbers (try another dtype), or a filter struck.",
+        )
+    return [grid]
+
+
+def _pairs_of(grid_id: str, grid: Grid, max_pairs: int | None, seed: int) -> list[Pair] | Failure:
+    try:
+        return pairs.from_panels(
+            grid, grids.split(grid.image, grid.prompt.layout), max_pairs=max_pairs, seed=seed
+        )
+    except ValueError as error:
+        return _failure(grid_id, error)
+
+
+def _failure(source: str, error: Exception) -> Failure:
+    return Failure(source=source, reason=without_secrets(f"{type(error).__name__}: {error}"))
+
+
+def _told(verdict: Verdict) -> Verdict:
+    """The verdict without keys that an error message may have repeated."""
+    if verdict.status != "failed":
+        return verdict
+    return Verdict(
+        status=verdict.status,
+        score=verdict.score,
+        reason=without_secrets(verdict.reason),
+        cost_usd=verdict.cost_usd,
+        raw=without_secrets(verdict.raw),
+    )
+
+
+def _verdict_counts(table: Table[Judged]) -> dict[str, Any]:
+    columns = table.columns("status", "cost_usd")
+    status = columns["status"].to_pylist()
+    costs = [cost for cost in columns["cost_usd"].to_pylist() if cost is not None]
+    counts: dict[str, Any] = {name: status.count(name) for name in STATUSES if name in status}
+    judged = counts.get("accepted", 0) + counts.get("rejected", 0)
+    counts["yield"] = round(counts.get("accepted", 0) / judged, 4) if judged else None
+    return counts | ({"cost_usd": round(sum(costs), 6), "cost_known": len(costs)} if costs else {})
+
+
+def _what(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec without the arguments that say how the work is done, not what comes of it."""
+    return {
+        key: _what(value) if isinstance(value, Mapping) else value
+        for key, value in spec.items()
+        if key not in _HOW_NOT_WHAT
+    }
+
+
+def _run(run: RunLike) -> Run:
+    return run if isinstance(run, Run) else Run(run)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "unnamed"

@@ -1,0 +1,72 @@
+"""`kill -9` at any moment loses no row and doubles none."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import dsd
+from tests import kill_me
+
+PROGRAM = [sys.executable, str(Path(kill_me.__file__))]
+STAGES = ("prompts", "grids", "pairs", "verdicts/parity", "failed/grids")
+
+
+def rows(run, stage):
+    """All rows of a stage as plain values, pictures as their bytes, in the order of the table."""
+    table = run.table(stage)
+    return [row for shard in table.manifest.shards for row in table.whole(shard).to_pylist()]
+
+
+def content(path):
+    run = dsd.Run(path)
+    assert run.verify() == []
+    found = {stage: rows(run, stage) for stage in STAGES}
+    for row in found["prompts"] + found["grids"] + found["pairs"]:
+        row.pop("writer", None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an uninterrupted run holds, and how long it took."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with subprocess.Popen([*PROGRAM, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout.readline() == b"started\n"
+        begun = time.monotonic()
+    assert child.returncode == 0
+    seconds = time.monotonic() - begun
+    found = content(path)
+    assert len(found["prompts"]) == kill_me.COUNT
+    assert len(found["grids"]) == kill_me.COUNT - len(kill_me.FAULTS)
+    assert len(found["pairs"]) == len(found["verdicts/parity"]) == 12 * len(found["grids"])
+    return found, seconds
+
+
+def test_killed_at_ten_random_moments(tmp_path, whole):
+    path, (expected, seconds) = tmp_path / "run", whole
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(10):
+        with subprocess.Popen([*PROGRAM, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout.readline() == b"started\n"
+            time.sleep(rng.uniform(0, seconds / 5))
+            os.kill(child.pid, signal.SIGKILL)
+        killed += child.returncode == -signal.SIGKILL
+    assert killed >= 5
+    subprocess.run([*PROGRAM, path], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert content(path) == expected
+    assert not list(path.rglob("*.tmp")) + list(path.rglob("*discarded*")) + list(path.rglob("*.unlisted"))
+
+
+def test_stopped_at_every_step_of_writing(tmp_path, whole):
+    path, (expected, _) = tmp_path / "run", whole
+    done = subprocess.run([*PROGRAM, path, "--steps"], check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 20
+    assert content(path) == expected
+    assert not list(path.rglob("*.tmp")) + list(path.rglob("*discarded*")) + list(path.rglob("*.unlisted"))
