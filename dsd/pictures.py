@@ -68,6 +68,8 @@ class ValidationPictures(Callback):
         pipe = DSDPipeline(student.backbone, student.conditioning, self.frame_size or student.frame_size)
         pipe.set_progress_bar_config(disable=True)
         rows = []
+        was_training = student.training
+        student.eval()
         with trainer.precision_plugin.forward_context(), student.ema_weights():
             for reference in self.references:
                 drawn = pipe(
@@ -76,6 +78,7 @@ class ValidationPictures(Callback):
                 height, width = drawn.shape[-2:]
                 shown = torch.cat([to_pixels(reference, height, width), drawn.cpu() * 2 - 1])
                 rows += from_pixels(torch.cat([*shown], dim=-1)[None])
+        student.train(was_training)
         return rows
 
 

@@ -118,7 +118,7 @@ def draw_grids(
     Raises:
         SpecError: if the run's grids were drawn by another teacher or seed.
         ManifestError: if the prompts were made anew since, or a shard is damaged.
-        RuntimeError: if the teacher fails 16 times in a row: then it is not the prompts.
+        RuntimeError: if the first 16 grids of a run all fail: then it is not the prompts.
     """
     run, artist = _run(run), teachers.create(teacher)
 

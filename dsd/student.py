@@ -114,6 +114,7 @@ class Student(LightningModule):
             self._trained = self._install(lora, train)
         if gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
+        self.train()  # a diffusers model comes in evaluation mode, where adapters' dropout would be off
         self.ema = None if ema_decay is None else Ema(list(self._trained.values()), ema_decay)
         self._null_text: Text | None = None
         self._batches_seen = 0

@@ -1,9 +1,11 @@
 """A program that makes a whole run in small shards, and is killed while it does.
 
-    kill_me.py RUN            works slowly, says "started" when it begins; killed from outside
-    kill_me.py RUN --steps    ends itself at each step of writing in turn, then once not; says how many steps there are
+    kill_me.py RUN          works slowly, says "started" when it begins; killed from outside
+    kill_me.py RUN WHOLE    ends itself at each step of writing in turn, then once not; says how many steps there were.
+                            In WHOLE it makes the same run without a stop.
 """
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -13,16 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dsd.stages
 from dsd.data import atomic
 from dsd.data.writer import TableWriter
-from tests.cheap_world import CheapTeacher, ParityCurator, make_run
+from tests.cheap_world import make_run
 
-COUNT = 14
+COUNT, FEW = 14, 5
 FAULTS = {"003": "raise", "007": "black", "011": "size"}
 
 
-def work(path, pause_s=0.0):
+def work(path, count=COUNT, pause_s=0.0):
     TableWriter.shard_rows = 5
-    CheapTeacher.pause_s = ParityCurator.pause_s = pause_s
-    make_run(path, COUNT, pause_s=pause_s, faults=FAULTS, curator={"name": "parity", "pause_s": pause_s / 10})
+    make_run(path, count, pause_s=pause_s, faults=FAULTS, curator={"name": "parity", "pause_s": pause_s / 10})
 
 
 def count_steps(path, stop_at):
@@ -42,27 +43,26 @@ def count_steps(path, stop_at):
     for name in ("replace", "fsync"):
         setattr(atomic.os, name, counted(getattr(os, name)))
     Path.unlink = counted(Path.unlink)
-    work(path)
+    work(path, FEW)
 
 
-def main(path, mode=None):
-    if mode is None:
+def main(path, whole=None):
+    if whole is None:
         print("started", flush=True)
         work(path, pause_s=0.01)
         return
-    step = 0
-    while True:
+    for step in itertools.count():
+        # Each restart gets one step further before it is stopped.
         child = os.fork()
         if child == 0:
             count_steps(path, step)
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             break
-        # Each restart gets further before it is stopped, so that a stop hits every kind of step at every stage.
-        step += 1
     print(step)
+    work(whole, FEW)
 
 
 if __name__ == "__main__":
     assert dsd.stages
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(*map(Path, sys.argv[1:]))

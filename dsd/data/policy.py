@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-Rule = Literal["every", "all", "any", "vote"]
+RULES = ("every", "all", "any", "vote")
 """`every`: all pairs, judged or not; `all`, `any`: pairs that all curators, or at least one, accepted; `vote`: at least
 `votes` of them."""
-
-RULES: tuple[str, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +21,20 @@ class Policy:
     A pair that a curator has not judged, or could not judge, is not accepted by it.
 
     Attributes:
-        rule: see `Rule`.
+        rule: one of `RULES`.
         curators: names of verdict tables of the run; empty for all there are.
         votes: for "vote": how many curators must accept a pair.
         min_score: the lowest score to accept.
         max_score: the highest score to accept.
     """
 
-    rule: Rule = "all"
+    rule: str = "all"
     curators: tuple[str, ...] = ()
     votes: int | None = None
     min_score: float | None = None
     max_score: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curators", tuple(self.curators))
         if self.rule not in RULES:
             raise ValueError(f"Unknown rule {self.rule!r} of a policy. Allowed: {', '.join(RULES)}.")
         if (self.rule == "vote") != (self.votes is not None):
@@ -59,15 +56,15 @@ class Policy:
         if isinstance(policy, Policy):
             return policy
         if isinstance(policy, str):
-            return cls(rule=policy) if policy in RULES else cls(curators=(policy,))  # type: ignore[arg-type]
+            return cls(rule=policy) if policy in RULES else cls(curators=(policy,))
         unknown = set(policy) - set(cls.__dataclass_fields__)
         if unknown:
             raise TypeError(
                 f"A policy has no field {sorted(unknown)[0]!r}. Allowed: {', '.join(cls.__dataclass_fields__)}."
             )
         fields = dict(policy)
-        if isinstance(fields.get("curators"), str):
-            fields["curators"] = (fields["curators"],)
+        names = fields.get("curators", ())
+        fields["curators"] = (names,) if isinstance(names, str) else tuple(names)
         return cls(**fields)
 
     def accepts(self, verdicts: pa.Table) -> list[str]:

@@ -135,7 +135,8 @@ def _prompt_cells(prompt: GridPrompt) -> Row:
 
 
 def _prompt(row: Row, seed: int) -> GridPrompt:
-    return GridPrompt(**{name: row[name] for name in _PROMPT_FIELDS}, seed=seed)
+    fields = {name: row[name] for name in _PROMPT_FIELDS} | {"panels": tuple(row["panels"])}
+    return GridPrompt(**fields, seed=seed)
 
 
 def _grid_rows(grids: Sequence[Grid]) -> list[Row]:
@@ -166,6 +167,24 @@ def _pair_rows(pairs: Sequence[Pair]) -> list[Row]:
     ]
 
 
+def _prompt_rows(prompts: Sequence[GridPrompt]) -> list[Row]:
+    return [{"id": prompt.id, **_prompt_cells(prompt), "seed": prompt.seed} for prompt in prompts]
+
+
+def _prompt_record(row: Row) -> GridPrompt:
+    return _prompt(row, row["seed"])
+
+
+def _grid_record(row: Row) -> Grid:
+    prompt = _prompt(row, row["prompt_seed"])
+    return Grid(image=decode_image(row["image"]), prompt=prompt, seed=row["seed"], teacher=row["teacher"])
+
+
+def _pair_record(row: Row) -> Pair:
+    fields = {name: row[name] for name in _PAIR_FIELDS}
+    return Pair(reference=decode_image(row["reference"]), target=decode_image(row["target"]), **fields)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """A verdict and the pair that it is about."""
@@ -176,14 +195,34 @@ class Judged:
 
 _VERDICT_FIELDS = ("status", "score", "reason", "cost_usd", "raw")
 
+
+def _verdict_rows(judged: Sequence[Judged]) -> list[Row]:
+    return [
+        {"pair_id": j.pair_id} | {name: getattr(j.verdict, name) for name in _VERDICT_FIELDS} for j in judged
+    ]
+
+
+def _verdict_record(row: Row) -> Judged:
+    fields = {name: row[name] for name in _VERDICT_FIELDS} | {"status": cast(Status, row["status"])}
+    return Judged(pair_id=row["pair_id"], verdict=Verdict(**fields))
+
+
+def _failure_rows(failed: Sequence[Failure]) -> list[Row]:
+    return [{"source": failure.source, "reason": failure.reason} for failure in failed]
+
+
+def _failure_record(row: Row) -> Failure:
+    return Failure(source=row["source"], reason=row["reason"])
+
+
 PROMPTS: TableKind[GridPrompt] = TableKind(
     stage="prompts",
     schema=schema(id=pa.string(), **_PROMPT_COLUMNS, seed=pa.int64()),
     id_column="id",
     key_column="id",
     made_by="dsd.write_prompts(run)",
-    to_rows=lambda prompts: [{"id": p.id, **_prompt_cells(p), "seed": p.seed} for p in prompts],
-    from_row=lambda row: _prompt(row, row["seed"]),
+    to_rows=_prompt_rows,
+    from_row=_prompt_record,
 )
 GRIDS: TableKind[Grid] = TableKind(
     stage="grids",
@@ -200,12 +239,7 @@ GRIDS: TableKind[Grid] = TableKind(
     key_column="prompt_id",
     made_by="dsd.draw_grids(run, teacher=...)",
     to_rows=_grid_rows,
-    from_row=lambda row: Grid(
-        image=decode_image(row["image"]),
-        prompt=_prompt(row, row["prompt_seed"]),
-        seed=row["seed"],
-        teacher=row["teacher"],
-    ),
+    from_row=_grid_record,
 )
 PAIRS: TableKind[Pair] = TableKind(
     stage="pairs",
@@ -222,17 +256,8 @@ PAIRS: TableKind[Pair] = TableKind(
     key_column="grid_id",
     made_by="dsd.make_pairs(run)",
     to_rows=_pair_rows,
-    from_row=lambda row: Pair(
-        reference=decode_image(row["reference"]),
-        target=decode_image(row["target"]),
-        **{name: row[name] for name in _PAIR_FIELDS},
-    ),
+    from_row=_pair_record,
 )
-
-
-def _verdict(row: Row) -> Verdict:
-    fields = {name: row[name] for name in _VERDICT_FIELDS}
-    return Verdict(**fields | {"status": cast(Status, row["status"])})
 
 
 def verdicts(name: str) -> TableKind[Judged]:
@@ -250,11 +275,8 @@ def verdicts(name: str) -> TableKind[Judged]:
         id_column="pair_id",
         key_column="pair_id",
         made_by=f"dsd.curate(run, curator={name!r})",
-        to_rows=lambda judged: [
-            {"pair_id": j.pair_id} | {field: getattr(j.verdict, field) for field in _VERDICT_FIELDS}
-            for j in judged
-        ],
-        from_row=lambda row: Judged(pair_id=row["pair_id"], verdict=_verdict(row)),
+        to_rows=_verdict_rows,
+        from_row=_verdict_record,
     )
 
 
@@ -266,6 +288,6 @@ def failures(stage: str) -> TableKind[Failure]:
         id_column="source",
         key_column="source",
         made_by=f"the stage {stage!r}",
-        to_rows=lambda failed: [{"source": f.source, "reason": f.reason} for f in failed],
-        from_row=lambda row: Failure(source=row["source"], reason=row["reason"]),
+        to_rows=_failure_rows,
+        from_row=_failure_record,
     )

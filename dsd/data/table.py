@@ -172,7 +172,7 @@ class Table(Generic[R]):
     def _record(self, shard: Shard, row: Row) -> R:
         try:
             return self.kind.from_row(row)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise self._damaged(shard, str(error)) from error
 
     def _open(self, shard: Shard) -> pq.ParquetFile:

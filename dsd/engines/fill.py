@@ -21,7 +21,7 @@ from dsd.engines import local
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_FAILURES_IN_A_ROW = 16
+MAX_FAILURES_AT_FIRST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def fill(
             discard_folder(failed.folder)
         if retry_failed:
             output.remove(lambda row: row.get("status") == "failed")
-        failures = _Failures(failed, made_from, stack)
+        failures = _Failures(failed, made_from, stack, proven=len(table) > 0)
         wanted = earlier.ids()[:limit]
         done = table.keys() | failures.known
         missing = [source for source in wanted if source not in done]
@@ -93,7 +93,7 @@ def fill(
                     failures.add(result)
                     continue
                 assert result, f"{stage} made nothing of {source}, so it would be done again and again"
-                failures.interrupted()
+                failures.prove()
                 output.add(result)
                 added += len(result)
                 for key, value in shown(result).items():
@@ -104,52 +104,65 @@ def fill(
         failures.close()
         output.flush()
         told = counts(table)
-        output.finish(**told, failed=failures.count)
+        num_failed = failures.count + told.pop("failed", 0)
+        output.finish(**told, failed=num_failed)
         run.save_manifest()
-    if failures.count:
+    if num_failed:
         logger.warning(
-            "%s: %d of %d failed; see dsd.Run(%r).failed(%r). Call the stage with retry_failed=True to try them again.",
-            stage, failures.count, len(wanted), str(run.path), stage,
+            "%s: %d of %d failed; %s says why. Call the stage with retry_failed=True to try them again.",
+            stage, num_failed, len(wanted), failed.folder if failures.count else table.folder,
         )  # fmt: skip
     return StageSummary(
         stage=stage,
         rows=len(table),
         added=added,
-        failed=failures.count,
+        failed=num_failed,
         seconds=time.monotonic() - started,
         counts=told,
     )
 
 
 class _Failures:
-    """Records failures as they come, and stops a stage at which everything fails."""
+    """Records failures as they come, but stops a stage that has never done anything else.
 
-    def __init__(self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack) -> None:
-        self._table, self._made_from, self._stack = table, made_from, stack
+    Args:
+        table: where to record them.
+        made_from: the state of the earlier stage.
+        stack: what closes the table.
+        proven: whether the stage has succeeded before, so that failures are the rows' own.
+    """
+
+    def __init__(
+        self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack, *, proven: bool
+    ) -> None:
+        self._table, self._made_from, self._stack, self._proven = table, made_from, stack, proven
         self._writer: TableWriter[Failure] | None = None
-        self._row: list[Failure] = []
+        self._waiting: list[Failure] = []
         self.known = table.keys() if table.exists else set()
         self.count = len(self.known)
 
     def add(self, failure: Failure) -> None:
-        self._row.append(failure)
-        if len(self._row) >= MAX_FAILURES_IN_A_ROW:
+        self._waiting.append(failure)
+        if self._proven:
+            self.close()
+        elif len(self._waiting) >= MAX_FAILURES_AT_FIRST:
+            stage = self._table.kind.stage.partition("/")[2]
             raise RuntimeError(
-                f"{self._table.kind.stage.partition('/')[2]} failed {len(self._row)} times in a row, at last with: "
-                f"{failure.reason} These are not recorded. Mend the cause and call the stage again."
+                f"The first {len(self._waiting)} of {stage!r} all failed, at last with: {failure.reason} "
+                "They are not recorded. Mend the cause and call the stage again."
             )
 
-    def interrupted(self) -> None:
+    def prove(self) -> None:
         """Something succeeded, so the failures before it were their own."""
-        if self._row:
-            self.close()
+        self._proven = True
+        self.close()
 
     def close(self) -> None:
-        if self._row and self._writer is None:
-            self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
-        if self._writer is not None:
-            self._writer.add(self._row)
-            self.count, self._row = self.count + len(self._row), []
+        if self._waiting:
+            if self._writer is None:
+                self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
+            self._writer.add(self._waiting)
+            self.count, self._waiting = self.count + len(self._waiting), []
 
 
 def _state(table: Table[Any]) -> dict[str, Any]:

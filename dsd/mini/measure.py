@@ -62,12 +62,10 @@ def as_panel(image: Image.Image) -> Panel:
 @cache
 def _scenes() -> Float[np.ndarray, "scenes horizons 64 64 3"]:
     contexts = [
-        Context(scene=s, x=0, y=0, size=1, tilt=0, gaze=0, light=1, horizon=float(h)) for s in SCENES for h in _HORIZONS
+        Context(scene=s, x=0.0, y=0.0, size=1.0, tilt=0.0, gaze=0.0, light=1.0, horizon=float(h)) for s in SCENES for h in _HORIZONS
     ]
-    drawn = render.draw_scene(contexts)
-    n, size, step = len(contexts), render.PANEL_PX, drawn.shape[-1] // render.PANEL_PX
-    panels = drawn.reshape(n, 3, size, step, size, step).mean((3, 5)).transpose(0, 2, 3, 1)
-    return panels.reshape(len(SCENES), len(_HORIZONS), size, size, 3)
+    panels = render.draw_scene(contexts).transpose(0, 2, 3, 1)
+    return panels.reshape(len(SCENES), len(_HORIZONS), *panels.shape[1:])
 
 
 def measure_scene(panel: Panel) -> tuple[str, float, Panel]:
@@ -109,9 +107,9 @@ class _Template:
     """The body's radius in the same shares."""
 
 
-def _crop(mask: Bool[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "cells cells"], tuple[int, int, float]]:
+def _crop(mask: Bool[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "cells cells"], tuple[float, float, float]]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
+    top, left = float(rows[0]), float(columns[0])
     side = float(max(rows[-1] - top, columns[-1] - left) + 1)
     y = np.clip(top + (np.arange(_CELLS) + 0.5) * side / _CELLS, 0, mask.shape[0] - 1).astype(int)
     x = np.clip(left + (np.arange(_CELLS) + 0.5) * side / _CELLS, 0, mask.shape[1] - 1).astype(int)
@@ -129,10 +127,10 @@ def _templates() -> tuple[Float[np.ndarray, "templates cells"], tuple[_Template,
         SHAPES, EARS, proportions, (0.85, 1.0, 1.15), (-16.0, -8.0, 0.0, 8.0, 16.0)
     ):
         character = Character(
-            shape=shape, pattern="plain", ears=ears, colour=(0, 1, 1), pattern_colour=(0, 0, 0),
+            shape=shape, pattern="plain", ears=ears, colour=(0.0, 1.0, 1.0), pattern_colour=(0.0, 0.0, 0.0),
             width=width, height=height, eye_size=0.2, ear_size=ear_size,
         )  # fmt: skip
-        context = Context(scene="snow", x=0, y=0, size=1, tilt=tilt, gaze=0, light=1, horizon=44)
+        context = Context(scene="snow", x=0.0, y=0.0, size=1.0, tilt=tilt, gaze=0.0, light=1.0, horizon=44.0)
         mask = render.silhouette(character, context) > 0.5
         cells, (top, left, side) = _crop(mask)
         masks.append(cells.reshape(-1))

@@ -13,7 +13,6 @@ RADIUS_PX = 15.5
 """Radius of a body of size, width and height 1."""
 CENTRE_PX = (32.0, 36.0)
 """Where a body without an offset is centred."""
-_SUPERSAMPLING = 1
 CREAM = (0.96, 0.93, 0.80)
 """Colour of all horns."""
 _STARS = ((9, 8), (22, 17), (36, 7), (47, 22), (29, 30), (8, 28))
@@ -30,8 +29,8 @@ _GROUND = {
 Plane = Float[np.ndarray, "n h w"]
 
 
-def _grid() -> tuple[Float[np.ndarray, "1 h w"], Float[np.ndarray, "1 h w"]]:
-    axis = (np.arange(PANEL_PX * _SUPERSAMPLING, dtype=np.float32) + 0.5) / _SUPERSAMPLING
+def _grid() -> tuple[Float[np.ndarray, "1 1 w"], Float[np.ndarray, "1 h 1"]]:
+    axis = np.arange(PANEL_PX, dtype=np.float32) + 0.5
     return axis[None, None, :], axis[None, :, None]
 
 
@@ -39,7 +38,7 @@ def _column(values: Sequence[float]) -> Float[np.ndarray, "n 1 1"]:
     return np.asarray(values, dtype=np.float32)[:, None, None]
 
 
-def _cover(distance_px: Plane) -> Plane:
+def _cover(distance_px: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
     """Coverage of a shape from the signed distance to its edge (negative inside), one pixel wide at the edge."""
     return np.clip(0.5 - distance_px, 0.0, 1.0)
 
@@ -72,11 +71,10 @@ def _colours(colours: Sequence[tuple[float, float, float]]) -> Float[np.ndarray,
 
 
 def draw_scene(contexts: Sequence[Context]) -> Float[np.ndarray, "n 3 h w"]:
-    """The empty scenes, supersampled, before light."""
+    """The empty scenes before light, in [0, 1]."""
     px, py = _grid()
     horizon = _column([c.horizon for c in contexts])
-    size = PANEL_PX * _SUPERSAMPLING
-    image = np.broadcast_to(_colours([_SKY[c.scene] for c in contexts]), (len(contexts), 3, size, size)).copy()
+    image = np.broadcast_to(_colours([_SKY[c.scene] for c in contexts]), (len(contexts), 3, PANEL_PX, PANEL_PX)).copy()
     for scene in SCENES:
         rows = np.array([i for i, c in enumerate(contexts) if c.scene == scene], dtype=int)
         if not len(rows):
@@ -178,7 +176,7 @@ def eye_region(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _draw_character(image: np.ndarray, character: Character, context: Context) -> None:
-    """Paint one character into one supersampled picture (1, 3, h, w), in place."""
+    """Paint one character into one picture (1, 3, h, w), in place."""
     px, py = _grid()
     x, y, scale = _body_axes(context)
     dx, dy = px - (CENTRE_PX[0] + context.x), py - (CENTRE_PX[1] + context.y)
@@ -221,11 +219,9 @@ def render(characters: Sequence[Character], contexts: Sequence[Context]) -> UInt
 
 
 def finish(image: Float[np.ndarray, "n 3 h w"], contexts: Sequence[Context]) -> UInt8[np.ndarray, "n 64 64 3"]:
-    """Apply the light, average the supersamples and round to bytes."""
-    image = image * _column([c.light for c in contexts])[:, None]
-    n, s = len(contexts), _SUPERSAMPLING
-    image = np.clip(image, 0, 1).reshape(n, 3, PANEL_PX, s, PANEL_PX, s).mean((3, 5))
-    return np.round(image.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    """Apply the light and round to bytes."""
+    lit = np.clip(image * _column([c.light for c in contexts])[:, None], 0, 1)
+    return np.round(lit.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
 
 def render_image(character: Character, context: Context) -> Image.Image:

@@ -21,7 +21,7 @@ def panel(rng, character=None):
 
 @pytest.fixture
 def pairs():
-    """Alike, unlike, identical and damaged pairs, in several sizes; fresh ones, lest one test hide another's edit."""
+    """Alike, unlike, identical pairs in several sizes: fresh ones, lest a test hide what another edited."""
     rng = random.Random(0)
     found = []
     for _ in range(4):

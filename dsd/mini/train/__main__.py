@@ -1,19 +1,54 @@
-"""`python -m dsd.mini.train PART --work DIR --minutes N`."""
+"""Rebuilds the small world's weights, part by part, in this order:
+
+    python -m dsd.mini.train autoencoder --minutes 60
+    python -m dsd.mini.train teacher --minutes 180
+    python -m dsd.mini.train guidance --minutes 20
+    python -m dsd.mini.train identity --minutes 15
+    python -m dsd.mini.train export --to dsd/mini/weights
+
+Each goes on from its checkpoint when it is started again, with the same or a longer --minutes.
+"""
 
 import argparse
 from pathlib import Path
 
+PARTS = ("autoencoder", "decoder", "teacher", "guidance", "identity", "export")
+
 
 def main() -> None:
-    """Train one part of the small world, or go on where its checkpoint stopped."""
-    parser = argparse.ArgumentParser(prog="python -m dsd.mini.train", description=__doc__)
-    parser.add_argument("part", choices=["autoencoder"])
-    parser.add_argument("--work", type=Path, default=Path("runs/mini-train"), help="folder of checkpoints and logs")
-    parser.add_argument("--minutes", type=float, required=True, help="length of the whole training")
+    """Run one part."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dsd.mini.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--work", type=Path, default=Path("runs/mini-train"), help="folder of panels, checkpoints and logs")
+    parser.add_argument("--minutes", type=float, help="length of the whole training, earlier runs of it counted in")
+    parser.add_argument("--to", type=Path, default=Path("dsd/mini/weights"), help="where `export` writes")
     arguments = parser.parse_args()
-    from dsd.mini.train import autoencoder
+    if arguments.part == "export":
+        export(arguments.work, arguments.to)
+        return
+    if arguments.minutes is None:
+        parser.error(f"{arguments.part} needs --minutes: how long to train in all")
+    from dsd.mini.train import autoencoder, identity, teacher
 
-    autoencoder.train(arguments.work, arguments.minutes)
+    train = {
+        "autoencoder": autoencoder.train,
+        "decoder": autoencoder.train_decoder,
+        "teacher": teacher.train,
+        "guidance": teacher.guide,
+        "identity": identity.train,
+    }[arguments.part]
+    train(arguments.work, arguments.minutes)
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write the float16 weights that the package ships."""
+    from dsd.mini.train import identity, teacher
+
+    teacher.export(work, folder / "flux", "guidance" if (work / "guidance" / "checkpoint.pt").exists() else "teacher")
+    if (work / "identity" / "checkpoint.pt").exists():
+        identity.export(work, folder / "identity")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dsd.mini.train.bank import VIEWS, PanelBank
@@ -60,8 +60,7 @@ def reconstruction_loss(ours: Pixels, truth: Pixels) -> Tensor:
 @torch.no_grad()
 def validate(vae: AutoencoderKL, bank: PanelBank, picture: Path | None = None) -> float:
     """Mean PSNR in dB over 96 held-out panels; draws the first ones above their reconstructions."""
-    characters, views = np.repeat(np.arange(12), VIEWS), np.tile(np.arange(VIEWS), 12)
-    truth = torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    truth = canvases_alone(bank, 12)
     ours = vae.decode(vae.encode(truth).latent_dist.mode()).sample.clamp(-1, 1)
     error = ((ours - truth) / 2).square().mean((1, 2, 3))
     if picture is not None:
@@ -71,18 +70,29 @@ def validate(vae: AutoencoderKL, bank: PanelBank, picture: Path | None = None) -
     return float((-10 * torch.log10(error)).mean())
 
 
-def train(work: Path, minutes: float, num_characters: int = 6000, batch_panels: int = 8, rate: float = 1.5e-3) -> None:
-    """Train, or go on training, into `work/autoencoder`."""
-    bank, held_out = PanelBank(work / "panels", num_characters), PanelBank(work / "panels", 500, held_out=True)
-    training = Training(work / "autoencoder", minutes)
+def train(work: Path, minutes: float) -> None:
+    """Train, or go on training, into `work/autoencoder`; ends by `finish`."""
     torch.manual_seed(0)
     vae = AutoencoderKL(**CONFIG)
+    _fit(work, Training(work / "autoencoder", minutes), vae, vae, rate=1.5e-3)
+    finish(work)
+
+
+def train_decoder(work: Path, minutes: float) -> None:
+    """Refine the decoder alone, into `work/decoder`: the latents stay what the teacher was trained on."""
+    vae = AutoencoderKL.from_pretrained(work / "autoencoder" / "vae")
+    vae.encoder.requires_grad_(False)
+    _fit(work, Training(work / "decoder", minutes), vae, vae.decoder, rate=7e-4)
+    _save_average(work / "decoder", vae)
+
+
+def _fit(work: Path, training: Training, vae: AutoencoderKL, trained: nn.Module, rate: float, batch_panels: int = 8) -> None:
+    bank, held_out = PanelBank(work / "panels", 6000), PanelBank(work / "panels", 500, held_out=True)
     average = Average(vae, 0.995)
-    matrices, others = split_parameters(vae, lambda name: "conv_in" not in name and "conv_out" not in name)
+    matrices, others = split_parameters(trained, lambda name: "conv_in" not in name and "conv_out" not in name)
     muon, adam = Muon(matrices, lr=2 * rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
     for step in training.run(vae=vae, average=average, muon=muon, adam=adam):
-        rng = np.random.default_rng([1, step])
-        pixels = canvases(bank, rng, batch_panels)
+        pixels = canvases(bank, np.random.default_rng([1, step]), batch_panels)
         for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
             for group in optimizer.param_groups:
                 group["lr"] = peak * training.rate()
@@ -92,22 +102,45 @@ def train(work: Path, minutes: float, num_characters: int = 6000, batch_panels: 
         reconstruction = reconstruction_loss(vae.decode(latents).sample, pixels)
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         (reconstruction + KL_WEIGHT * kl).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         muon.step()
         adam.step()
         average.update(vae, step)
         if step % 250 == 249:
-            _report(training, vae, average, held_out, float(reconstruction), float(kl), posterior)
-    _report(training, vae, average, held_out, float(reconstruction), float(kl), posterior)
+            psnr = validate(_averaged(average), held_out, training.folder / "samples.png")
+            training.log(
+                psnr_db=psnr, reconstruction=float(reconstruction.detach()), kl=float(kl.detach()),
+                latent_std=float(posterior.mean.detach().std()), noise_std=float(posterior.std.detach().mean()),
+            )  # fmt: skip
+    training.log(psnr_db=validate(_averaged(average), held_out, training.folder / "samples.png"))
 
 
-def _report(training, vae, average, held_out, reconstruction, kl, posterior) -> None:  # noqa: ANN001
-    kept = {name: value.clone() for name, value in vae.state_dict().items()}
+def _averaged(average: Average) -> AutoencoderKL:
+    vae = AutoencoderKL(**CONFIG)
     vae.load_state_dict(average.shadow)
-    psnr = validate(vae.eval(), held_out, training.folder / "samples.png")
-    vae.load_state_dict(kept)
-    vae.train()
-    training.log(
-        psnr_db=psnr, reconstruction=reconstruction, kl=kl,
-        latent_std=float(posterior.mean.detach().std()), noise_std=float(posterior.std.detach().mean()),
-    )  # fmt: skip
+    return vae.eval()
+
+
+def _save_average(folder: Path, vae: AutoencoderKL) -> None:
+    vae.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True)["average"])
+    vae.save_pretrained(folder / "vae")
+
+
+@torch.no_grad()
+def finish(work: Path) -> None:
+    """Save the averaged weights as a diffusers folder, `work/autoencoder/vae`, with the shift and scale of its latents.
+
+    As in FLUX.1, one shift and one scale serve all channels: the latents of 400 panels get mean 0 and deviation 1.
+    """
+    vae = AutoencoderKL(**CONFIG)
+    _save_average(work / "autoencoder", vae)
+    pixels = canvases_alone(PanelBank(work / "panels", 500), 50)
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(50)])
+    vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1 / float(latents.std()))
+    vae.save_pretrained(work / "autoencoder" / "vae")
+
+
+def canvases_alone(bank: PanelBank, num_characters: int) -> Pixels:
+    """All panels of the first characters, in [-1, 1]."""
+    characters, views = np.repeat(np.arange(num_characters), VIEWS), np.tile(np.arange(VIEWS), num_characters)
+    return torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -37,7 +37,7 @@ CONFIG = {
 }
 LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
 SHARES = {"2x2": 0.6, "1x2": 0.2, "1x1": 0.2}
-BATCH = {"2x2": 40, "1x2": 64, "1x1": 96}
+BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
 LONG_EVERY, LONG_BATCH = 25, 6
 """Every so often prompts are padded to 512 tokens, as `FluxPipeline` does by default, so that padding means nothing."""
@@ -135,8 +135,9 @@ class Teacher(nn.Module):
 
 
 def load_vae(work: Path) -> AutoencoderKL:
-    """The finished autoencoder with its averaged weights and the scale of its latents, from `work/autoencoder`."""
-    return AutoencoderKL.from_pretrained(work / "autoencoder" / "vae").eval()
+    """The finished autoencoder, with its refined decoder where there is one."""
+    refined = work / "decoder" / "vae"
+    return AutoencoderKL.from_pretrained(refined if refined.exists() else work / "autoencoder" / "vae").eval()
 
 
 def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
