@@ -1,6 +1,7 @@
 """A running average of weights in training: smoother than the weights of any one step."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ class Ema(nn.Module):
 
     Args:
         parameters: what is averaged; always given in the same order.
-        decay: share of the average that stays at each update, in [0, 1). Early on less stays, (1 + n) / (10 + n) after n
-            updates, so that the start is forgotten.
+        decay: share of the average that stays at each update, in [0, 1). Early on less stays, (1 + n) / (10 +
+            n) after n updates, so that the start is forgotten.
 
     Raises:
         ValueError: if the decay is outside [0, 1).
@@ -37,7 +38,9 @@ class Ema(nn.Module):
     @property
     def averages(self) -> list[Tensor]:
         """The averages, in the parameters' order."""
-        return [buffer for name, buffer in self._buffers.items() if name != "num_updates" and buffer is not None]
+        return [
+            buffer for name, buffer in self._buffers.items() if name != "num_updates" and buffer is not None
+        ]
 
     @torch.no_grad()
     def update(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -55,6 +58,15 @@ class Ema(nn.Module):
             average.data = parameter.data
             parameter.data = held
 
+    @contextlib.contextmanager
+    def in_place_of(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """A context in which the parameters hold their averages."""
+        self.swap(parameters)
+        try:
+            yield
+        finally:
+            self.swap(parameters)
+
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args, **kwargs)
         self._count = int(self.num_updates)

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import dsd
-from dsd import backbones, conditioning as conditionings
+from dsd import backbones
+from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone
-from dsd.conditioning.base import Conditioning
 from dsd.backbones.lora import merged_state
+from dsd.conditioning.base import Conditioning
 
 CARD = "dsd.json"
 
@@ -38,7 +39,9 @@ def save(
     denoiser = plain_copy(backbone.denoiser)
     if components == "all":
         parts = {**backbone.components(), **conditioning.components(), "transformer": denoiser}
-        getattr(diffusers, conditioning.stock_pipeline)(**parts).save_pretrained(folder, safe_serialization=True)
+        getattr(diffusers, conditioning.stock_pipeline)(**parts).save_pretrained(
+            folder, safe_serialization=True
+        )
     else:
         denoiser.save_pretrained(folder / "transformer", safe_serialization=True)
     conditioning.save(folder)
@@ -49,7 +52,9 @@ def save(
         "base": base,
         "components": components,
         "frame_size": frame_size,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")
+        },
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 

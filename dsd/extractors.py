@@ -11,7 +11,7 @@ Curators and metrics share them. A spec says which one:
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -178,7 +178,7 @@ def _prefix(vision: nn.Module) -> dict[str, int]:
 
 
 def _check_pooling(
-    pooling: str, model: str, projects: bool, prefix: Mapping[str, int], missing: Sequence[str]
+    pooling: str, model: str, projects: bool, prefix: Mapping[str, int], missing: Collection[str]
 ) -> None:
     if pooling == "projection" and not projects:
         raise ValueError(f"{model} projects nothing. Give the pooling 'cls', 'mean' or 'pooler'.")

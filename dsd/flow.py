@@ -1,9 +1,10 @@
 """Flow matching on straight paths, as FLUX.1 and diffusers have it: pure functions.
 
-Everywhere in dsd, time t is in [0, 1]; t = 0 is data and t = 1 is noise; the velocity is noise - data. (Liu et al. and Meta's
-`flow_matching` count the other way round.)
+Everywhere in dsd, time t is in [0, 1]; t = 0 is data and t = 1 is noise; the velocity is noise - data. (Liu
+et al. and Meta's `flow_matching` count the other way round.)
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -49,8 +50,8 @@ def sample_times(
 
     Args:
         count: how many.
-        law: "logit_normal" (the sigmoid of a normal variable: most in the middle, where learning is hardest; Esser et al.
-            2024, https://arxiv.org/abs/2403.03206) or "uniform" on [0, 1).
+        law: "logit_normal" (the sigmoid of a normal variable: most in the middle, where learning is hardest;
+            Esser et al. 2024, https://arxiv.org/abs/2403.03206) or "uniform" on [0, 1).
         mean: of the normal variable; above 0 favours noise. Without effect on "uniform".
         std: of the normal variable. Without effect on "uniform".
         generator: where the randomness comes from; on the same device.
@@ -69,8 +70,8 @@ def sample_times(
 def shift_times(t: Float[Tensor, "*any"], shift: float) -> Float[Tensor, "*any"]:
     r"""Move times towards noise, $t' = s t / (1 + (s - 1) t)$; 0 and 1 stay.
 
-    Larger images need more noise to lose the same share of their content. FLUX.1 takes $s = e^\mu$ with `mu_for`; Stable
-    Diffusion 3 takes s = 3.
+    Larger images need more noise to lose the same share of their content. FLUX.1 takes $s = e^\mu$ with
+    `mu_for`; Stable Diffusion 3 takes s = 3.
 
     Args:
         t: times in [0, 1].
@@ -87,7 +88,7 @@ def mu_for(
     base_shift: float = 0.5,
     max_shift: float = 1.15,
 ) -> float:
-    """FLUX.1's logarithm of the time shift: linear in the number of image tokens, through two given points."""
+    """FLUX.1's logarithm of the time shift: linear in the number of image tokens, through two points."""
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     return base_shift + slope * (num_tokens - base_tokens)
 
@@ -125,6 +126,6 @@ def euler(
         times: falling, from 1 to 0; one more than there are steps.
     """
     x = noise
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in itertools.pairwise(times):
         x = x + (t_next - t) * velocity(x, t.expand(len(x)))
     return x

@@ -15,12 +15,12 @@ Predict = Callable[[Latents, Float[Tensor, " b"], Reference, Text], Latents]
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    r"""The release's three-term guidance,
+    r"""The release's three-term guidance by image and by text.
 
     $v = v(0, 0) + g_i [v(0, img) - v(0, 0)] + g_t [v(txt, img) - v(0, img)]$,
 
-    where "0" stands for the empty caption and for a reference of zeros. At $g_i = g_t = 1$ it is the plain prediction.
-    Predictions whose weight is zero are not made. (The release ignores $g_t$ unless $g_i > 1$.)
+    where "0" stands for the empty caption and for a reference of zeros. At $g_i = g_t = 1$ it is the plain
+    prediction. Predictions whose weight is zero are not made. (The release ignores $g_t$ unless $g_i > 1$.)
 
     Attributes:
         image: g_i; above 1, the reference is followed more closely.
@@ -46,7 +46,11 @@ class Guidance:
         """The predictions needed at a step: (with text, with image, weight)."""
         if step < self.skip_steps:
             return [(True, True, 1.0)]
-        terms = [(False, False, 1 - self.image), (False, True, self.image - self.text), (True, True, self.text)]
+        terms = [
+            (False, False, 1 - self.image),
+            (False, True, self.image - self.text),
+            (True, True, self.text),
+        ]
         return [term for term in terms if term[2] != 0]
 
     def velocity(
@@ -81,7 +85,9 @@ class Guidance:
         assert len(captions) == len(terms), "guidance needs the empty caption"
         if self.batched:
             count = len(terms)
-            joined = predict(x_t.repeat(count, 1, 1, 1), t.repeat(count), Reference.joined(images), Text.joined(captions))
+            joined = predict(
+                x_t.repeat(count, 1, 1, 1), t.repeat(count), Reference.joined(images), Text.joined(captions)
+            )
             parts = list(joined.chunk(count))
         else:
             parts = [predict(x_t, t, image, caption) for image, caption in zip(images, captions, strict=True)]

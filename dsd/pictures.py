@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 class ValidationPictures(Callback):
     """Draws the same references and prompts from the same noise every so often.
 
-    Each reference becomes one row: the reference, then one picture for each prompt. A row goes to the logger, if it takes
-    pictures, and to `pictures/step-0000500-0.png` in the run's log folder. The training's randomness is left alone, and the
-    running average of the weights is used if the student keeps one.
+    Each reference becomes one row: the reference, then one picture for each prompt. A row goes to the logger,
+    if it takes pictures, and to `pictures/step-0000500-0.png` in the run's log folder. The training's
+    randomness is left alone, and the running average of the weights is used if the student keeps one.
 
     Args:
         references: whose subjects to draw; see `dsd.pixels.to_pixels`.
@@ -83,7 +83,9 @@ class ValidationPictures(Callback):
 
 
 def _show(trainer: lightning.Trainer, tag: str, picture: Image.Image, step: int) -> None:
-    """Hand a picture to the loggers that take pictures: TensorBoard's `add_image`, W&B's and others' `log_image`."""
+    """Hand a picture to the loggers that take pictures: TensorBoard's `add_image`, W&B's and others'
+    `log_image`.
+    """
     for log in trainer.loggers:
         add_image = getattr(log.experiment, "add_image", None)
         log_image = getattr(log, "log_image", None)

@@ -14,7 +14,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
-from dsd import backbones, conditioning as conditionings
+from dsd import backbones
+from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Latents, Reference, Text
 from dsd.conditioning.base import Conditioning
 from dsd.export import CARD
@@ -23,16 +24,18 @@ from dsd.pixels import ImageLike, OutputType, from_pixels, to_pixels
 
 logger = logging.getLogger(__name__)
 
-StepCallback = Callable[["DSDPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None]
+StepCallback = Callable[
+    ["DSDPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor] | None
+]
 
 
 @dataclass
-class DSDPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+class DSDPipelineOutput(BaseOutput):
     """What the pipeline returns.
 
     Attributes:
-        images: the pictures, in the order of the prompts, those of one prompt side by side: a list of PIL images, an array
-            (b, h, w, 3) or a tensor (b, 3, h, w) in [0, 1], or latents (b, c, h, w).
+        images: the pictures, in the order of the prompts, those of one prompt side by side: a list of PIL
+            images, an array (b, h, w, 3) or a tensor (b, 3, h, w) in [0, 1], or latents (b, c, h, w).
         references: the frames that were drawn beside them, if both were asked for; they repeat the reference.
     """
 
@@ -84,7 +87,7 @@ class DSDPipeline:
         if not path.is_dir():
             if str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
                 raise FileNotFoundError(
-                    f"There is no folder {str(folder)!r}. Give one that Student.save_pretrained wrote, or a Hub id."
+                    f"There is no folder {str(folder)!r}. Give one of Student.save_pretrained, or a Hub id."
                 )
             path = Path(snapshot_download(str(folder), local_files_only=local_files_only))
         card = json.loads((path / CARD).read_text()) if (path / CARD).is_file() else {}
@@ -141,10 +144,12 @@ class DSDPipeline:
     ) -> DSDPipelineOutput:
         """Draw the subject of a reference as a prompt says.
 
-        One reference with several prompts, several references with one prompt, or as many of each, pair by pair.
+        One reference with several prompts, several references with one prompt, or as many of each, pair by
+        pair.
 
         Args:
-            image: the reference or references; see `dsd.pixels.to_pixels` for what it may be and how it is cut to the frame.
+            image: the reference or references; see `dsd.pixels.to_pixels` for what it may be and how it is
+                cut to the frame.
             prompt: what to draw, one or several.
             num_inference_steps: steps of the sampler.
             guidance_scale: what a guidance-distilled denoiser is told; costs nothing.
@@ -152,17 +157,17 @@ class DSDPipeline:
             text_guidance: above 1, the prompt is followed more closely; see `Guidance`.
             guidance_skip_steps: how many of the first steps go without image and text guidance.
             batch_guidance: make all predictions of a guided step in one call of the denoiser.
-            generator: one for all noise, or one for each picture; with one each, a picture does not depend on its
-                neighbours in the batch.
+            generator: one for all noise, or one for each picture; with one each, a picture does not depend on
+                its neighbours in the batch.
             seed: instead of generators: picture i is drawn from a generator seeded by seed + i.
             height: of a frame, in pixels, a multiple of 16; by default the size of training.
             width: of a frame, likewise.
             num_images_per_prompt: pictures for each prompt.
             latents: the initial noise of the canvas, instead of drawing it.
-            callback_on_step_end: called with (pipeline, step, timestep, {"latents": canvas}) after each step; the canvas it
-                returns under "latents", if any, goes on.
+            callback_on_step_end: called with (pipeline, step, timestep, {"latents": canvas}) after each step;
+                the canvas it returns under "latents", if any, goes on.
             output_type: "pil", "np", "pt" or "latent".
-            return_both_frames: return the frames drawn beside the target too, where the conditioning has them.
+            return_both_frames: return the reference's frame too, where the conditioning draws one.
 
         Raises:
             TypeError: if image or prompt is of the wrong type.
@@ -172,19 +177,21 @@ class DSDPipeline:
         height, width = self._checked_size(height, width)
         if num_inference_steps < 1 or num_images_per_prompt < 1:
             raise ValueError(
-                f"num_inference_steps ({num_inference_steps}) and num_images_per_prompt ({num_images_per_prompt}) "
-                "must be at least 1."
+                "num_inference_steps and num_images_per_prompt must be at least 1; got "
+                f"{num_inference_steps} and {num_images_per_prompt}."
             )
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"Unknown output_type {output_type!r}. Allowed: 'pil', 'np', 'pt', 'latent'.")
         if return_both_frames and "reference" not in self.conditioning.frames:
-            raise ValueError(f"{type(self.conditioning).__name__} draws the target frame only: no return_both_frames.")
+            raise ValueError(
+                f"{type(self.conditioning).__name__} draws the target frame only: no return_both_frames."
+            )
         guidance = Guidance(
             image=image_guidance, text=text_guidance, skip_steps=guidance_skip_steps, batched=batch_guidance
         )
         if guidance.active and guidance_skip_steps >= num_inference_steps:
             logger.warning(
-                "image_guidance and text_guidance have no effect: guidance_skip_steps (%d) covers all %d steps.",
+                "image_guidance and text_guidance do nothing: guidance_skip_steps (%d) covers all %d steps.",
                 guidance_skip_steps,
                 num_inference_steps,
             )
@@ -231,10 +238,14 @@ class DSDPipeline:
             )
         return height, width
 
-    def _encode_text(self, prompts: list[str], captions: list[int], guidance: Guidance) -> tuple[Text, Text | None]:
+    def _encode_text(
+        self, prompts: list[str], captions: list[int], guidance: Guidance
+    ) -> tuple[Text, Text | None]:
         """Each prompt once, then as often as it is used; and the empty one, if guidance needs it."""
         unique = list(dict.fromkeys(prompts))
-        needed = guidance.active and any(not with_text for with_text, _, _ in guidance.weights(guidance.skip_steps))
+        needed = guidance.active and any(
+            not with_text for with_text, _, _ in guidance.weights(guidance.skip_steps)
+        )
         encoded = self.backbone.encode_text([*unique, ""] if needed else unique)
         text = encoded[[unique.index(prompts[i]) for i in captions]]
         return text, encoded[[len(unique)] * len(captions)] if needed else None
@@ -251,7 +262,9 @@ class DSDPipeline:
         """Noise of the canvas' shape, drawn as stock pipelines draw it."""
         frame = self.backbone.latent_shape(height, width)
         device, dtype = self.backbone.device, text.tokens.dtype
-        shape = self.conditioning.canvas(reference, torch.zeros(len(text), *frame, device=device, dtype=dtype)).shape
+        shape = self.conditioning.canvas(
+            reference, torch.zeros(len(text), *frame, device=device, dtype=dtype)
+        ).shape
         if latents is None:
             noise: Latents = randn_tensor(shape, generator=generators, device=device, dtype=dtype)
             return noise
@@ -274,14 +287,18 @@ def _pairing(num_images: int, num_prompts: int, copies: int) -> tuple[list[int],
     count = max(num_images, num_prompts)
     if num_images not in (1, count) or num_prompts not in (1, count):
         raise ValueError(
-            f"{num_images} references do not go with {num_prompts} prompts. Give one of either, or as many of both."
+            f"{num_images} references do not go with {num_prompts} prompts. "
+            "Give one of either, or as many of both."
         )
     pairs = [(i % num_images, i % num_prompts) for i in range(count) for _ in range(copies)]
     return [image for image, _ in pairs], [prompt for _, prompt in pairs]
 
 
 def _generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | None, count: int, device: torch.device
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    seed: int | None,
+    count: int,
+    device: torch.device,
 ) -> torch.Generator | list[torch.Generator] | None:
     if generator is not None and seed is not None:
         raise ValueError("Give either `generator` or `seed`, not both.")
@@ -290,5 +307,7 @@ def _generators(
     if generator is None or isinstance(generator, torch.Generator):
         return generator
     if len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} pictures. Give one, or one for each picture.")
+        raise ValueError(
+            f"{len(generator)} generators for {count} pictures. Give one, or one for each picture."
+        )
     return list(generator)

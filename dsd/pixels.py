@@ -16,11 +16,13 @@ ImageLike = Image.Image | np.ndarray | Tensor
 
 
 def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) -> Pixels:
-    """One picture or several as pixels in [-1, 1], each resized to cover the frame and cut to it around its centre.
+    """One picture or several as pixels in [-1, 1], each resized to cover the frame and cut to it around its
+    centre.
 
     Args:
-        images: PIL images of any mode (orientation tags are followed, transparency is laid over white); tensors (3, h, w) or
-            (b, 3, h, w) and arrays (h, w, 3) or (b, h, w, 3), as uint8 or as floats in [0, 1]; or a list of these.
+        images: PIL images of any mode (orientation tags are followed, transparency is laid over white);
+            tensors (3, h, w) or (b, 3, h, w) and arrays (h, w, 3) or (b, h, w, 3), as uint8 or as floats in
+            [0, 1]; or a list of these.
         height: of the frame, in pixels.
         width: of the frame, in pixels.
 
@@ -28,7 +30,7 @@ def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) 
         TypeError: if it is none of these.
         ValueError: if shape or range is wrong, or there is no picture.
     """
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+    if isinstance(images, list | tuple):
         if not images:
             raise ValueError("No image given. Give one image or a list of them.")
         return torch.cat([to_pixels(image, height, width) for image in images])
@@ -48,7 +50,9 @@ def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) 
 
 
 def from_pixels(pixels: Pixels, output_type: OutputType = "pil") -> Any:
-    """Pixels about in [-1, 1] as a list of PIL images, an array (b, h, w, 3) in [0, 1] or a tensor (b, 3, h, w) in [0, 1]."""
+    """Pixels about in [-1, 1] as a list of PIL images, an array (b, h, w, 3) in [0, 1] or a tensor (b, 3, h,
+    w) in [0, 1].
+    """
     unit = (pixels.float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return unit

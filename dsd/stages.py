@@ -276,7 +276,8 @@ def encode(
         SpecError: if the cache was made with another spec of the conditioning or dtype.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
     """
-    from dsd import backbones, conditioning as conditionings
+    from dsd import backbones
+    from dsd import conditioning as conditionings
     from dsd.data.encode import encode_pairs
 
     run = _run(run)

@@ -3,8 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,12 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from dsd import backbones, conditioning as conditionings, export, flow
+from dsd import backbones, export, flow
+from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Batch, RawBatch, Text, as_pixels
+from dsd.backbones.lora import add_lora, lora_parameters, table
 from dsd.conditioning.base import Conditioning
 from dsd.ema import Ema
-from dsd.backbones.lora import add_lora, lora_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -25,36 +25,38 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Student(LightningModule):
-    """Backbone + conditioning + flow-matching loss. It takes `Batch` (encoded) and `RawBatch` (pictures and words) alike.
+    """Backbone + conditioning + flow-matching loss. It takes `Batch` (encoded) and `RawBatch` (pictures and
+    words) alike.
 
-    Checkpoints hold what is trained (with its running average and the optimiser) and nothing of the frozen base. All
-    randomness of a batch follows from the seed, the rank and how many batches came before, so training that was stopped and
-    resumed draws what it would have drawn.
+    Checkpoints hold what is trained (with its running average and the optimiser) and nothing of the frozen
+    base. All randomness of a batch follows from the seed, the rank and how many batches came before, so
+    training that was stopped and resumed draws what it would have drawn.
 
     Args:
         base: the model to start from: "mini", a diffusers folder, a Hub id, a spec or a `Backbone`.
         conditioning: how the reference reaches the denoiser: a name, a spec or a `Conditioning`.
-        lora: arguments of `dsd.backbones.lora.add_lora`, such as `{"rank": 128}`: low-rank adapters on the denoiser. The layers that
-            the conditioning adds or widens are trained in full in any case.
+        lora: arguments of `dsd.backbones.lora.add_lora`, such as `{"rank": 128}`: low-rank adapters on the
+            denoiser. The layers that the conditioning adds or widens are trained in full in any case.
         train: without `lora`: "full" trains the whole denoiser, "added" only what the conditioning adds.
         lr: learning rate after the warm-up.
         weight_decay: of AdamW, on all that is trained.
         betas: of AdamW.
         warmup_steps: steps over which the learning rate rises linearly.
-        ema_decay: decay of a running average of the trained weights, which pictures and `save_pretrained` then use; None
-            for none.
-        time_sampling: a law of `flow.sample_times`, or `{"law": ..., "mean": ..., "std": ..., "shift": ...}`. `shift` is
-            that of `flow.shift_times`, or "schedule" for the one that sampling from the base uses.
-        guidance: what a guidance-distilled denoiser is told in training; 1 keeps its distillation (FLUX.1-dev is then
-            sampled at 3.5).
+        ema_decay: decay of a running average of the trained weights, which pictures and `save_pretrained`
+            then use; None for none.
+        time_sampling: a law of `flow.sample_times`, or `{"law": ..., "mean": ..., "std": ..., "shift": ...}`.
+            `shift` is that of `flow.shift_times`, or "schedule" for the one that sampling from the base uses.
+        guidance: what a guidance-distilled denoiser is told in training; 1 keeps its distillation (FLUX.1-dev
+            is then sampled at 3.5).
         text_dropout: share of the batch whose caption is replaced by an empty one; needed for text guidance.
         reference_dropout: share of the batch whose reference is hidden; needed for image guidance.
         frame_weights: weight of the loss on the reference's frame and on the target's.
         optimizer: "adamw", or a function from parameters to an optimiser.
         gradient_checkpointing: trade time for memory.
-        dtype: of the frozen weights; what is trained is float32 always. Use `Trainer(precision="bf16-mixed")` with
-            "bfloat16".
-        frame_size: (height, width) of a frame in pixels, saved for the pipeline; None to take it from the data.
+        dtype: of the frozen weights; what is trained is float32 always. Use `Trainer(precision="bf16-mixed")`
+            with "bfloat16".
+        frame_size: (height, width) of a frame in pixels, saved for the pipeline; None to take it from the
+            data.
         seed: of the adapters' initialisation and of all randomness in training.
 
     Raises:
@@ -133,7 +135,9 @@ class Student(LightningModule):
         elif train == "full":
             chosen += self.denoiser.parameters()
         if not chosen:
-            raise ValueError("Nothing is trained: this conditioning adds no weights. Give `lora`, or train='full'.")
+            raise ValueError(
+                "Nothing is trained: this conditioning adds no weights. Give `lora`, or train='full'."
+            )
         for parameter in chosen:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
@@ -170,7 +174,9 @@ class Student(LightningModule):
         reference, text = batch.reference, batch.text
         x_0 = self.conditioning.canvas(reference, batch.target)
         noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        num_tokens = x_0[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
+        num_tokens = (
+            x_0[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
+        )
         t = self._sample_times(len(x_0), num_tokens, generator)
         x_t = flow.interpolate(x_0, noise, t)
         if dropout:
@@ -192,7 +198,9 @@ class Student(LightningModule):
         total, frames = self.losses(batch, generator)
         values = {"train/loss": total.detach(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if len(frames) > 1:
-            values |= {f"train/loss_{name}": x for name, x in zip(self.conditioning.frames, frames, strict=True)}
+            values |= {
+                f"train/loss_{name}": x for name, x in zip(self.conditioning.frames, frames, strict=True)
+            }
         self.log_dict(values, batch_size=len(batch))
         return total
 
@@ -210,15 +218,20 @@ class Student(LightningModule):
         if callable(self.optimizer):
             optimizer = self.optimizer(parameters)
         elif self.optimizer == "adamw":
-            fused = {"fused": True} if self.device.type == "cpu" else {}  # one pass over the weights instead of a loop
+            # On a CPU, fused is one pass over the weights instead of a loop over tensors.
+            fused = {"fused": True} if self.device.type == "cpu" else {}
             optimizer = torch.optim.AdamW(
                 parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, **fused
             )
         else:
-            raise ValueError(f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw', or a function of parameters.")
+            raise ValueError(
+                f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw', or a function of parameters."
+            )
         if self.warmup_steps == 0:
             return optimizer
-        warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps))
+        warm_up = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warm_up, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -234,7 +247,7 @@ class Student(LightningModule):
 
     def on_fit_start(self) -> None:
         """Log what is trained; refuse half-precision weights without mixed precision."""
-        logger.info("%s", self.trained_table())
+        logger.info("%s", table(self._trained, self.denoiser))
         dtypes = {parameter.dtype for parameter in self.denoiser.parameters()}
         if len(dtypes) > 1 and self.trainer.precision in ("32-true", "64-true"):
             raise ValueError(
@@ -242,29 +255,11 @@ class Student(LightningModule):
                 "Pass lightning.Trainer(precision='bf16-mixed'), or dtype='float32' to the student."
             )
 
-    def trained_table(self) -> str:
-        """What is trained, as text: groups of layers, their tensors and numbers."""
-        groups: dict[str, list[int]] = defaultdict(list)
-        for name, parameter in self._trained.items():
-            parts = [part for part in name.split(".") if not part.isdigit() and part != "default"]
-            groups[".".join(parts)].append(parameter.numel())
-        total = sum(sum(sizes) for sizes in groups.values())
-        rows = [f"{sum(sizes):>14,}  {len(sizes):>4} x {name}" for name, sizes in groups.items()]
-        everything = sum(parameter.numel() for parameter in self.denoiser.parameters())
-        return "\n".join([f"Trained: {total:,} numbers, beside a denoiser of {everything:,} in all", *rows])
-
-    @contextlib.contextmanager
-    def ema_weights(self) -> Iterator[None]:
-        """The running average in place of the trained weights, if there is one."""
+    def ema_weights(self) -> contextlib.AbstractContextManager[None]:
+        """A context with the running average in place of the trained weights, if there is one."""
         if self.ema is None:
-            yield
-            return
-        parameters = list(self._trained.values())
-        self.ema.swap(parameters)
-        try:
-            yield
-        finally:
-            self.ema.swap(parameters)
+            return contextlib.nullcontext()
+        return self.ema.in_place_of(list(self._trained.values()))
 
     def save_pretrained(
         self, folder: str | Path, ema: bool = True, components: Literal["all", "trained"] = "all"
@@ -274,8 +269,8 @@ class Student(LightningModule):
         Args:
             folder: made if missing.
             ema: write the running average, if there is one, instead of the last weights.
-            components: "all" writes everything, so that the folder stands alone; "trained" leaves out the frozen parts, which
-                `DSDPipeline` then takes from the base.
+            components: "all" writes everything, so that the folder stands alone; "trained" leaves out the
+                frozen parts, which `DSDPipeline` then takes from the base.
 
         Raises:
             ValueError: if `components` is something else.
@@ -294,10 +289,14 @@ class Student(LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only what is trained, and its running average."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        kept = {name: value for name, value in state.items() if name in self._trained or name.startswith("ema.")}
+        kept = {
+            name: value for name, value in state.items() if name in self._trained or name.startswith("ema.")
+        }
         return kept
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Load what `state_dict` gives.
 
         Raises:
@@ -306,8 +305,8 @@ class Student(LightningModule):
         own = self.state_dict().keys()
         if strict and (differ := sorted(own ^ state_dict.keys())):
             raise ValueError(
-                f"The checkpoint does not fit this student: {len(differ)} tensors are in one of them only, such as "
-                f"{differ[0]!r}. Build the student with the same conditioning, `lora`, `train` and `ema_decay`."
+                f"The checkpoint does not fit this student: {len(differ)} tensors are in one only, such as "
+                f"{differ[0]!r}. Build it with the same conditioning, `lora`, `train` and `ema_decay`."
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
@@ -343,7 +342,9 @@ class Student(LightningModule):
         arguments = dict(self.time_sampling)
         shift = arguments.pop("shift", 1.0)
         times = flow.sample_times(count, **arguments, generator=generator, device=generator.device)
-        return flow.shift_times(times, self.backbone.time_shift(num_tokens) if shift == "schedule" else float(shift))
+        return flow.shift_times(
+            times, self.backbone.time_shift(num_tokens) if shift == "schedule" else float(shift)
+        )
 
     def _generator(self, *purpose: object) -> torch.Generator:
         """Randomness that follows from the seed and the purpose alone."""

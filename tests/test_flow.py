@@ -44,7 +44,9 @@ def test_interpolation_equals_diffusers_and_its_slope_is_the_velocity() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     x_0, noise = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64)
     t = scheduler.timesteps[[100, 500, 900]]
-    torch.testing.assert_close(flow.interpolate(x_0, noise, t.double() / 1000), scheduler.scale_noise(x_0, t, noise))
+    torch.testing.assert_close(
+        flow.interpolate(x_0, noise, t.double() / 1000), scheduler.scale_noise(x_0, t, noise)
+    )
     late, early = (flow.interpolate(x_0, noise, torch.full((3,), t).double()) for t in (0.7, 0.2))
     torch.testing.assert_close((late - early) / 0.5, flow.velocity(x_0, noise))
 
@@ -58,7 +60,9 @@ def test_one_euler_step_along_the_true_velocity_returns_the_data() -> None:
 def test_time_laws() -> None:
     generator = torch.Generator().manual_seed(0)
     uniform = flow.sample_times(20_000, "uniform", generator=generator)
-    assert uniform.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist() == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
+    assert uniform.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist() == pytest.approx(
+        [0.25, 0.5, 0.75], abs=0.02
+    )
     normal = flow.sample_times(20_000, "logit_normal", mean=0.5, std=2.0, generator=generator).logit()
     assert (float(normal.mean()), float(normal.std())) == pytest.approx((0.5, 2.0), abs=0.05)
     again = flow.sample_times(5, "uniform", generator=torch.Generator().manual_seed(0))

@@ -103,7 +103,9 @@ def test_frozen_parts_stay_in_evaluation_mode(backbone: FluxBackbone) -> None:
     backbone.train()
     assert backbone.denoiser is not None
     assert backbone.denoiser.training
-    assert not any(module.training for part in ("vae", "text_encoder_2") for module in getattr(backbone, part).modules())
+    assert not any(
+        module.training for part in ("vae", "text_encoder_2") for module in getattr(backbone, part).modules()
+    )
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     backbone.eval()
 
@@ -134,7 +136,7 @@ def test_pickled_weights_are_refused(tiny_flux: Path, tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no model_index.json"):
+    with pytest.raises(FileNotFoundError, match="no model_index"):
         FluxBackbone(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no folder"):
         FluxBackbone(str(tmp_path / "nowhere"))
@@ -155,7 +157,8 @@ def test_load_takes_what_users_call_a_base(tiny_flux: Path, backbone: FluxBackbo
 
 def test_records_move_and_index_as_one() -> None:
     raw = RawBatch(
-        ids=["a", "b", "c"], reference=torch.zeros(3, 3, 4, 4, dtype=torch.uint8), target=torch.ones(3, 3, 4, 4),
+        ids=["a", "b", "c"], reference=torch.zeros(3, 3, 4, 4, dtype=torch.uint8),
+        target=torch.ones(3, 3, 4, 4),
         captions=["x", "y", "z"],
     )  # fmt: skip
     assert raw.to(dtype=torch.float16).reference.dtype == torch.uint8

@@ -27,7 +27,9 @@ def trained(tiny_flux: Path) -> tuple[FluxBackbone, Parallel]:
 
 
 def _wide_stock(backbone: FluxBackbone) -> FluxTransformer2DModel:
-    stock = FluxTransformer2DModel.from_config({**backbone.denoiser.config, "in_channels": 128, "out_channels": 64})
+    stock = FluxTransformer2DModel.from_config(
+        {**backbone.denoiser.config, "in_channels": 128, "out_channels": 64}
+    )
     stock.load_state_dict(backbone.denoiser.state_dict(), strict=True)
     return stock.eval()
 
@@ -59,7 +61,9 @@ def test_forward_equals_the_stock_class_on_joined_channels(trained: tuple[FluxBa
 def test_forward_equals_the_release_with_its_second_embedder(
     trained: tuple[FluxBackbone, Parallel], tiny_flux: Path
 ) -> None:
-    """The release adds `c_embedder(condition)` to `x_embedder(noisy)`, token by token, with a bias of its own."""
+    """The release adds `c_embedder(condition)` to `x_embedder(noisy)`, token by token, with a bias of its
+    own.
+    """
     backbone, method = trained
     released = FluxTransformer2DModel.from_pretrained(tiny_flux, subfolder="transformer")
     c_embedder = nn.Linear(64, 32)
@@ -67,10 +71,13 @@ def test_forward_equals_the_release_with_its_second_embedder(
         c_embedder.weight.copy_(backbone.denoiser.x_embedder.weight[:, 64:])
         backbone.denoiser.x_embedder.bias += c_embedder.bias
         x, condition = torch.randn(2, 2, 16, 4, 12)
-        released.x_embedder.register_forward_hook(lambda layer, args, output: output + c_embedder(pack(condition)))
+        released.x_embedder.register_forward_hook(
+            lambda layer, args, output: output + c_embedder(pack(condition))
+        )
         text, t = backbone.encode_text(["a red creature", "the beach"]), torch.tensor([0.25, 0.9])
         theirs = released(
-            hidden_states=pack(x), encoder_hidden_states=text.tokens, pooled_projections=text.pooled, timestep=t,
+            hidden_states=pack(x), encoder_hidden_states=text.tokens, pooled_projections=text.pooled,
+            timestep=t,
             guidance=torch.ones(2), img_ids=grid_ids(4, 12), txt_ids=torch.zeros(24, 3),
         ).sample  # fmt: skip
         ours = method.velocity(backbone, x, t, Reference(latents=condition), text, 1.0)

@@ -178,13 +178,17 @@ def test_loss_falls_on_one_batch(tiny_flux: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_resumed_in_mid_epoch_equals_never_stopped(tiny_flux: Path, tmp_path: Path, ema_decay: float | None) -> None:
+def test_resumed_in_mid_epoch_equals_never_stopped(
+    tiny_flux: Path, tmp_path: Path, ema_decay: float | None
+) -> None:
     arguments = {"ema_decay": ema_decay, "warmup_steps": 5, "weight_decay": 0.1, "seed": 3}
     through = _student(tiny_flux, **arguments)
     _trainer(tmp_path, 10).fit(through, Loader())
 
     saved = ModelCheckpoint(dirpath=tmp_path, filename="stop", every_n_train_steps=4, save_top_k=-1)
-    _trainer(tmp_path, 4, enable_checkpointing=True, callbacks=[saved]).fit(_student(tiny_flux, **arguments), Loader())
+    _trainer(tmp_path, 4, enable_checkpointing=True, callbacks=[saved]).fit(
+        _student(tiny_flux, **arguments), Loader()
+    )
     torch.manual_seed(99)
     resumed = _student(tiny_flux, **arguments)
     _trainer(tmp_path, 10).fit(resumed, Loader(), ckpt_path=tmp_path / "stop.ckpt", weights_only=False)
@@ -283,12 +287,17 @@ def test_a_saved_student_draws_the_same_picture_in_stock_diffusers(
 def test_pictures_and_words_train_as_their_encodings_do(tiny_flux: Path) -> None:
     student = _student(tiny_flux)
     pixels = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8)
-    raw = RawBatch(ids=["a", "b"], reference=pixels[0], target=pixels[1], captions=["a red creature", "the beach"])
+    raw = RawBatch(
+        ids=["a", "b"], reference=pixels[0], target=pixels[1], captions=["a red creature", "the beach"]
+    )
     encoded = student.encode(raw)
     scaled = pixels.float() / 255 * 2 - 1
     joint = student.backbone.encode_image(torch.cat([scaled[0], scaled[1]], dim=-1))
     torch.testing.assert_close(encoded.target, joint[..., 4:])
-    losses = [student.losses(student._encoded(batch), torch.Generator().manual_seed(0))[0] for batch in (raw, encoded)]
+    losses = [
+        student.losses(student._encoded(batch), torch.Generator().manual_seed(0))[0]
+        for batch in (raw, encoded)
+    ]
     assert torch.equal(*losses)
     with pytest.raises(TypeError, match="RawBatch"):
         student._encoded({"image": 1})  # type: ignore[arg-type]
@@ -297,7 +306,9 @@ def test_pictures_and_words_train_as_their_encodings_do(tiny_flux: Path) -> None
 def test_logs_and_pictures(tiny_flux: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reference = torch.rand(3, 32, 32)
     arguments: dict[str, Any] = {"ema_decay": 0.9, "warmup_steps": 4}
-    pictures = ValidationPictures([reference], ["a red creature", "the beach"], every_n_steps=3, num_inference_steps=2)
+    pictures = ValidationPictures(
+        [reference], ["a red creature", "the beach"], every_n_steps=3, num_inference_steps=2
+    )
     log = CSVLogger(tmp_path, name="log")
     student = _student(tiny_flux, **arguments)
     with caplog.at_level(logging.INFO):

@@ -1,7 +1,8 @@
-"""Backbones: what a denoiser family is; its text encoding, autoencoder, scheduler and the call of its denoiser.
+"""Backbones: what a denoiser family is; its text encoding, autoencoder, scheduler and the call of its
+denoiser.
 
-Write your own by deriving from `Backbone` and give it a name with `@backbones.register("name")`, or in your package's
-entry-point group `dsd.backbones`.
+Write your own by deriving from `Backbone` and give it a name with `@backbones.register("name")`, or in your
+package's entry-point group `dsd.backbones`.
 """
 
 import importlib
@@ -47,8 +48,8 @@ def load(base: "str | PathLike[str] | Mapping[str, Any] | Backbone", **defaults:
     """The backbone that a user's `base` stands for.
 
     Args:
-        base: "mini", a diffusers folder or a Hub id (all FLUX); a spec `{"name": ..., "base": ..., ...}`; or a backbone,
-            which is returned as it is.
+        base: "mini", a diffusers folder or a Hub id (all FLUX); a spec `{"name": ..., "base": ..., ...}`; or
+            a backbone, which is returned as it is.
         defaults: constructor arguments that a spec does not give.
     """
     if isinstance(base, str | PathLike):

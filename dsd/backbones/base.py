@@ -18,7 +18,9 @@ R = TypeVar("R", bound="TensorRecord")
 
 
 class TensorRecord:
-    """A frozen dataclass of tensors with a common first axis, and of lists as long; it moves and is indexed as one."""
+    """A frozen dataclass of tensors with a common first axis, and of lists as long; it moves and is indexed
+    as one.
+    """
 
     def map(self: R, function: Callable[[Tensor], Tensor]) -> R:
         """The same record with `function` applied to each tensor."""
@@ -44,7 +46,9 @@ class TensorRecord:
             elif isinstance(values[0], Tensor):
                 joined[field.name] = torch.cat(values)
             else:
-                joined[field.name] = None if values[0] is None else [item for value in values for item in value]
+                joined[field.name] = (
+                    None if values[0] is None else [item for value in values for item in value]
+                )
         return cls(**joined)
 
     def pin_memory(self: R) -> R:
@@ -98,9 +102,11 @@ class Text(TensorRecord):
             pooled=torch.where(keep[:, None], self.pooled, other.pooled.to(self.pooled)),
         )
 
+
 @dataclass(frozen=True, kw_only=True)
 class Reference(TensorRecord):
-    """An encoded reference: what a conditioning's `encode` returns, and all that it reads of the reference later.
+    """An encoded reference: what a conditioning's `encode` returns, and all that it reads of the reference
+    later.
 
     Attributes:
         latents: of an autoencoder; their layout is the conditioning's own.
@@ -111,7 +117,9 @@ class Reference(TensorRecord):
     tokens: Float[Tensor, "b m d"] | None = None
 
     def masked(self, keep: Bool[Tensor, " b"]) -> "Reference":
-        """Zeros instead of the references for which `keep` does not hold: "no image" for guidance and for dropout."""
+        """Zeros instead of the references for which `keep` does not hold: "no image" for guidance and for
+        dropout.
+        """
         return self.map(lambda x: x * keep.reshape(-1, *[1] * (x.ndim - 1)).to(x))
 
     def zero(self) -> "Reference":
@@ -156,14 +164,16 @@ class RawBatch(TensorRecord):
 class Backbone(Recorded, nn.Module, ABC):
     """A text-to-image model taken apart: denoiser, autoencoder, text encoders, scheduler.
 
-    Everything but the denoiser is frozen and stays in evaluation mode. Parts may be absent until they are needed: training on
-    cached latents needs the denoiser alone, filling the cache all but the denoiser.
+    Everything but the denoiser is frozen and stays in evaluation mode. Parts may be absent until they are
+    needed: training on cached latents needs the denoiser alone, filling the cache all but the denoiser.
 
     Attributes:
         denoiser: predicts velocities; None until loaded.
         scheduler: the sampler's time steps, in diffusers' interface.
-        lora_targets: named sets of the denoiser's layers, as regular expressions that match whole module names.
-        pixels_per_token: side of the square of pixels that one image token stands for; frames are multiples of it.
+        lora_targets: named sets of the denoiser's layers, as regular expressions that match whole module
+            names.
+        pixels_per_token: side of the square of pixels that one image token stands for; frames are multiples
+            of it.
         pixels_per_latent: side of the square of pixels that one latent stands for.
     """
 
@@ -188,7 +198,9 @@ class Backbone(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, pixels: Pixels) -> Latents:
-        """Pixels in [-1, 1] to latents as the denoiser expects them; the same each time (the mode, not a sample)."""
+        """Pixels in [-1, 1] to latents as the denoiser expects them; the same each time (the mode, not a
+        sample).
+        """
 
     @abstractmethod
     def decode(self, latents: Latents) -> Pixels:
@@ -225,7 +237,9 @@ class Backbone(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def time_shift(self, num_tokens: int) -> float:
-        """How far the schedule for that many image tokens is moved towards noise: the argument of `flow.shift_times`."""
+        """How far the schedule for that many image tokens is moved towards noise: the argument of
+        `flow.shift_times`.
+        """
 
     @abstractmethod
     def components(self) -> dict[str, Any]:

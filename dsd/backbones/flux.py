@@ -32,13 +32,15 @@ _REST = r"norm\.linear|norm1\.linear|norm1_context\.linear|ff(_context)?\.net\.(
 
 
 class FluxBackbone(Backbone):
-    """A FLUX.1 model: `FluxTransformer2DModel`, `AutoencoderKL`, CLIP and T5 text encoders, a flow-matching scheduler.
+    """A FLUX.1 model: `FluxTransformer2DModel`, `AutoencoderKL`, CLIP and T5 text encoders, a flow-matching
+    scheduler.
 
-    Weights are read from safetensors files only. Parts that are not asked for load when they are first needed.
+    Weights are read from safetensors files only. Parts that are not asked for load when they are first
+    needed.
 
     Args:
-        base: a folder as `FluxPipeline.save_pretrained` writes it, an id on the Hugging Face Hub, or "mini" for the small
-            model inside dsd.
+        base: a folder as `FluxPipeline.save_pretrained` writes it, an id on the Hugging Face Hub, or "mini"
+            for the small model inside dsd.
         dtype: of all weights, such as "bfloat16".
         parts: what to load now: any of "denoiser", "vae" and "text".
         local_files_only: never ask the Hub, only its cache on this machine.
@@ -93,10 +95,14 @@ class FluxBackbone(Backbone):
         for part in parts:
             if part not in _COMPONENTS:
                 raise ValueError(f"A FLUX model has no part {part!r}. Allowed: {', '.join(_COMPONENTS)}.")
-        missing = [name for part in parts for name in _COMPONENTS[part] if getattr(self, _attribute(name)) is None]
+        missing = [
+            name for part in parts for name in _COMPONENTS[part] if getattr(self, _attribute(name)) is None
+        ]
         if not missing and self.scheduler is not None:
             return
-        skipped: dict[str, Any] = {name: None for names in _COMPONENTS.values() for name in names if name not in missing}
+        skipped: dict[str, Any] = {
+            name: None for names in _COMPONENTS.values() for name in names if name not in missing
+        }
         device = self.device
         source = _source(self.base)
         with torch.inference_mode(False), warnings.catch_warnings():
@@ -119,8 +125,8 @@ class FluxBackbone(Backbone):
             except OSError as error:
                 raise LookupError(
                     f"Cannot load {', '.join(missing) or 'the scheduler'} of {source!r}: {error} "
-                    "Give a folder that FluxPipeline.save_pretrained wrote, with safetensors weights, or an id on "
-                    "the Hugging Face Hub that you may read."
+                    "Give a folder that FluxPipeline.save_pretrained wrote, with safetensors weights, or an "
+                    "id on the Hugging Face Hub that you may read."
                 ) from error
             self.scheduler = self.scheduler or pipe.scheduler
             for name in missing:
@@ -185,7 +191,9 @@ class FluxBackbone(Backbone):
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Text:
-        """Captions to T5 tokens, padded to at most 512, and a pooled CLIP embedding, by `FluxPipeline.encode_prompt`."""
+        """Captions to T5 tokens, padded to at most 512, and a pooled CLIP embedding, by
+        `FluxPipeline.encode_prompt`.
+        """
         self.load("text")
         length = min(_MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
         tokens, pooled, _ = self._stock_text.encode_prompt(
@@ -256,7 +264,9 @@ class FluxBackbone(Backbone):
 
     @functools.cached_property
     def revision(self) -> str:
-        """20 hexadecimal characters over weights and configurations of autoencoder and text encoders, and the tokenizers."""
+        """20 hexadecimal characters over weights and configurations of autoencoder and text encoders, and the
+        tokenizers.
+        """
         self.load("vae", "text")
         digest = hashlib.sha256()
         for name in _FROZEN:
@@ -294,7 +304,7 @@ def _source(base: str) -> str:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise FileNotFoundError(
-                f"The folder {base!r} has no model_index.json. Give a folder that FluxPipeline.save_pretrained wrote."
+                f"The folder {base!r} has no model_index.json. Give one of FluxPipeline.save_pretrained."
             )
         return str(folder)
     if base.count("/") != 1 or base.startswith((".", "/", "~")):

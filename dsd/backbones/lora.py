@@ -1,6 +1,8 @@
 """Low-rank adapters on a denoiser, and their way into its plain weights."""
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,15 +22,17 @@ def add_lora(
     targets: str = "attention",
     dropout: float = 0.0,
 ) -> None:
-    """Put adapters W + (alpha / rank) B A on some linear layers; B starts at zero, so the output stays what it was.
+    """Put adapters W + (alpha / rank) B A on some linear layers; B starts at zero, so the output stays what
+    it was.
 
     Args:
         denoiser: a diffusers model.
         known_targets: named sets of layers, as `Backbone.lora_targets`.
         rank: of B A. The release's size fits 128, the paper says 512.
         alpha: scale of the adapters; None for the rank itself, which makes the factor 1.
-        targets: one of the named sets, or a regular expression that matches whole module names. (A list of suffixes, as
-            peft also takes, would let `proj_out` match the blocks' and the model's own last layer.)
+        targets: one of the named sets, or a regular expression that matches whole module names. (A list of
+            suffixes, as peft also takes, would let `proj_out` match the blocks' and the model's own last
+            layer.)
         dropout: of the adapters' input.
 
     Raises:
@@ -43,7 +47,7 @@ def add_lora(
         )
     adapters = LoraConfig(
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # peft takes fractions too
+        lora_alpha=rank if alpha is None else alpha,  # peft takes fractions too
         target_modules=pattern,
         lora_dropout=dropout,
         bias="none",
@@ -59,8 +63,12 @@ def lora_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def merged_state(denoiser: nn.Module) -> dict[str, Tensor]:
-    """The denoiser's weights with all adapters added in, by the plain model's names. The denoiser stays as it is."""
-    adapted: dict[str, Any] = {name: m for name, m in denoiser.named_modules() if isinstance(m, BaseTunerLayer)}
+    """The denoiser's weights with all adapters added in, by the plain model's names. The denoiser stays as it
+    is.
+    """
+    adapted: dict[str, Any] = {
+        name: m for name, m in denoiser.named_modules() if isinstance(m, BaseTunerLayer)
+    }
     extra = lora_parameters(denoiser).keys()
     merged = {}
     for name, value in denoiser.state_dict().items():
@@ -71,3 +79,15 @@ def merged_state(denoiser: nn.Module) -> dict[str, Tensor]:
             value = (value.float() + adapted[layer].get_delta_weight(_ADAPTER).float()).to(value.dtype)
         merged[f"{layer}.{leaf}" if found else name] = value
     return merged
+
+
+def table(trained: Mapping[str, nn.Parameter], denoiser: nn.Module) -> str:
+    """What is trained, as text: groups of alike layers with their numbers of values and of tensors."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for name, parameter in trained.items():
+        parts = [part for part in name.split(".") if not part.isdigit() and part != _ADAPTER]
+        groups[".".join(parts)].append(parameter.numel())
+    total = sum(sum(sizes) for sizes in groups.values())
+    rows = [f"{sum(sizes):>14,}  {len(sizes):>4} x {name}" for name, sizes in groups.items()]
+    everything = sum(parameter.numel() for parameter in denoiser.parameters())
+    return "\n".join([f"Trained: {total:,} values; the denoiser has {everything:,} in all", *rows])

@@ -26,8 +26,12 @@ def unpack(tokens: Float[Tensor, "b n d"], height: int, width: int) -> Float[Ten
 
 @functools.lru_cache(maxsize=64)
 def grid_ids(height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "n 3"]:
-    """Position ids (0, row, column) of the tokens of latents of `height` x `width`. Kept: do not write into them."""
-    with torch.inference_mode(False):  # kept for training too, where tensors made in inference mode are refused
+    """Position ids (0, row, column) of the tokens of latents of `height` x `width`. Kept: do not write into
+    them.
+    """
+    with torch.inference_mode(
+        False
+    ):  # kept for training too, where tensors made in inference mode are refused
         ids: Tensor = FluxPipeline._prepare_latent_image_ids(
             1, height // 2, width // 2, device or torch.device("cpu"), torch.float32
         )

@@ -1,7 +1,7 @@
 """Conditioning: how the reference reaches the denoiser.
 
-Write your own by deriving from `Conditioning` and give it a name with `@conditioning.register("name")`, or in your package's
-entry-point group `dsd.conditioning`.
+Write your own by deriving from `Conditioning` and give it a name with `@conditioning.register("name")`, or in
+your package's entry-point group `dsd.conditioning`.
 """
 
 import importlib

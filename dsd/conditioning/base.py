@@ -35,11 +35,12 @@ class Inputs:
 class Conditioning(Recorded, nn.Module, ABC):
     """How the reference reaches the denoiser.
 
-    A *canvas* is the latents that are noised and denoised together: the target frame, for some conditionings with others
-    beside it. Modules that a conditioning adds outside the denoiser are its own submodules.
+    A *canvas* is the latents that are noised and denoised together: the target frame, for some conditionings
+    with others beside it. Modules that a conditioning adds outside the denoiser are its own submodules.
 
     Attributes:
-        frames: names of the canvas' frames, side by side from left to right and of one size; one of them is "target".
+        frames: names of the canvas' frames, side by side from left to right and of one size; one of them is
+            "target".
         stock_pipeline: the diffusers class that runs a saved student without dsd.
     """
 
@@ -48,16 +49,20 @@ class Conditioning(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def install(self, denoiser: nn.Module) -> None:
-        """Add what is needed to a text-to-image denoiser, so that its output stays what it was, bit for bit."""
+        """Add what is needed to a text-to-image denoiser, so that its output stays, bit for bit."""
 
-    def restore(self, denoiser: nn.Module, folder: Path) -> None:  # noqa: B027
-        """Attach to the denoiser of a saved student; `folder` holds what `save` wrote. By default there is nothing to do."""
+    def restore(self, denoiser: nn.Module, folder: Path) -> None:
+        """Attach to the denoiser of a saved student; `folder` holds what `save` wrote. By default there is
+        nothing to do.
+        """
 
-    def save(self, folder: Path) -> None:  # noqa: B027
+    def save(self, folder: Path) -> None:
         """Write what lies outside the denoiser beside a saved student. By default there is nothing."""
 
     def trained(self, denoiser: nn.Module) -> dict[str, nn.Parameter]:
-        """The parameters that are trained in full, whatever else of the denoiser is: by default this module's own."""
+        """The parameters that are trained in full, whatever else of the denoiser is: by default this module's
+        own.
+        """
         return dict(self.named_parameters())
 
     def components(self) -> dict[str, Any]:
@@ -122,7 +127,9 @@ class Conditioning(Recorded, nn.Module, ABC):
         text: Text,
         guidance: float | Times = 1.0,
     ) -> Canvas:
-        """The canvas' predicted velocity: `inputs`, the denoiser, `select`. Training and inference both call this."""
+        """The canvas' predicted velocity: `inputs`, the denoiser, `select`. Training and inference both call
+        this.
+        """
         inputs = self.inputs(x_t, t, reference, text, guidance)
         output = backbone.call(inputs.tokens, t, text, inputs.ids, guidance, **inputs.arguments)
         return self.select(output, x_t)

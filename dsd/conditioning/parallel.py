@@ -14,13 +14,14 @@ BLACK = -1.0
 
 
 class Parallel(Conditioning):
-    """The canvas is [reference | target]; both frames are noised, and every token is told the clean [reference | black].
+    """The canvas is [reference | target]; both frames are noised, and every token is told the clean
+    [reference | black].
 
-    The left frame learns to repeat the reference and the right one to draw the target, and full attention between them
-    carries the identity over. The clean latents enter as further input channels: `x_embedder` grows from c to 2 c columns,
-    the new ones zero. The release adds the output of a second layer, `c_embedder`, instead, which is the same function:
-    W = [W_x | W_c], b = b_x + b_c. So a student is a stock `FluxTransformer2DModel(in_channels=2c, out_channels=c)` under
-    stock `FluxControlPipeline`.
+    The left frame learns to repeat the reference and the right one to draw the target, and full attention
+    between them carries the identity over. The clean latents enter as further input channels: `x_embedder`
+    grows from c to 2 c columns, the new ones zero. The release adds the output of a second layer,
+    `c_embedder`, instead, which is the same function: W = [W_x | W_c], b = b_x + b_c. So a student is a stock
+    `FluxTransformer2DModel(in_channels=2c, out_channels=c)` under stock `FluxControlPipeline`.
 
     References:
         Cai et al., *Diffusion Self-Distillation for Zero-Shot Customized Image Generation*, 2024,
@@ -40,8 +41,8 @@ class Parallel(Conditioning):
         channels, out_channels = _channels(flux)
         if channels != out_channels:
             raise ValueError(
-                f"The base has {channels} input and {out_channels} output channels: it is not a text-to-image model, or "
-                "a conditioning is installed already. Give a base whose input and output channels are equal."
+                f"The base has {channels} input and {out_channels} output channels: it is no text-to-image "
+                "model, or a conditioning is installed already. Give a base with as many of both."
             )
         old = flux.x_embedder
         new = nn.Linear(2 * channels, old.out_features, bias=old.bias is not None, device="meta")
@@ -64,8 +65,8 @@ class Parallel(Conditioning):
         channels, out_channels = _channels(denoiser)
         if channels != 2 * out_channels:
             raise ValueError(
-                f"The denoiser in {str(folder)!r} has {channels} input and {out_channels} output channels; a student of "
-                f"`parallel` or a converted release has {2 * out_channels} and {out_channels}."
+                f"The denoiser in {str(folder)!r} has {channels} input and {out_channels} output channels; a "
+                f"student of `parallel` or a converted release has {2 * out_channels} and {out_channels}."
             )
 
     def trained(self, denoiser: nn.Module) -> dict[str, nn.Parameter]:
@@ -75,10 +76,14 @@ class Parallel(Conditioning):
 
     def encode(self, backbone: Backbone, reference: Pixels) -> Reference:
         """Latents of the canvas [reference | black], encoded as one picture."""
-        return Reference(latents=backbone.encode_image(torch.cat([reference, torch.full_like(reference, BLACK)], -1)))
+        return Reference(
+            latents=backbone.encode_image(torch.cat([reference, torch.full_like(reference, BLACK)], -1))
+        )
 
     def encode_target(self, backbone: Backbone, reference: Pixels, target: Pixels) -> Latents:
-        """The right half of the latents of [reference | target], since the canvas is decoded as one picture too."""
+        """The right half of the latents of [reference | target], since the canvas is decoded as one picture
+        too.
+        """
         return self.crop(backbone.encode_image(torch.cat([reference, target], dim=-1)))
 
     def canvas(self, reference: Reference, target: Latents) -> Canvas:

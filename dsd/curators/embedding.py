@@ -65,9 +65,8 @@ class EmbeddingCurator(Curator):
         """The verdicts of `judge`, with the pictures embedded together and each picture once."""
         if len(pairs) < 2:
             return super().judge_batch(pairs)
-        try:
-            embeddings = self._embed([image for pair in pairs for image in (pair.reference, pair.target)])
-        except Exception:  # of one of them: the others are judged without it, and it fails alone
+        embeddings = self._embed_or_none([image for pair in pairs for image in (pair.reference, pair.target)])
+        if embeddings is None:  # the one that is at fault shall fail alone
             half = len(pairs) // 2
             return [*self.judge_batch(pairs[:half]), *self.judge_batch(pairs[half:])]
         return list(map(self._verdict, embeddings[::2], embeddings[1::2]))
@@ -81,12 +80,19 @@ class EmbeddingCurator(Curator):
             return Verdict(keep=False, score=similarity, reason=f"a near copy: {numbers}")
         return Verdict(keep=True, score=similarity, reason=f"the same subject: {numbers}")
 
+    def _embed_or_none(self, images: Sequence[Image.Image]) -> list[Tensor] | None:
+        try:
+            return self._embed(images)
+        except Exception:
+            return None
+
     def _embed(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """One embedding a picture, in order; each picture that is not remembered is embedded once."""
-        pictures = [extractors.rgb(image) for image in images]
-        digests = [image_digest(picture) for picture in pictures]
+        pictures = {id(image): extractors.rgb(image) for image in {id(image): image for image in images}.values()}
+        digest_of = {key: image_digest(picture) for key, picture in pictures.items()}
+        digests = [digest_of[id(image)] for image in images]
         found = {digest: self._cache[digest] for digest in digests if digest in self._cache}
-        new = {digest: picture for digest, picture in zip(digests, pictures, strict=True) if digest not in found}
+        new = {digest: pictures[key] for key, digest in digest_of.items() if digest not in found}
         for start in range(0, len(new), self.batch_size):
             some = list(new)[start : start + self.batch_size]
             rows = self._extractor([new[digest] for digest in some])

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from dsd.backbones.base import Backbone, Latents, Pixels, Reference, TensorRecord, as_pixels
-from dsd.data.encoded import EncodedPairs, Encoding, caption_id
+from dsd.data.encoded import EncodedPairs
+from dsd.data.encodings import Encoding, caption_id
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
 from dsd.types import Pair, image_digest
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What is needed of a conditioning."""
 
@@ -76,6 +78,8 @@ def encode_pairs(
     spec: dict[str, Any] = {"backbone": backbone_name, "revision": backbone.revision, "dtype": dtype}
     name = cache_name(backbone_name, backbone.revision, conditioning_spec, dtype)
     cache = EncodedPairs(run.path, name)
+    if not overwrite:
+        run.check(cache.pairs.kind.stage)
     pairs = run.pairs.manifest
     made_from = {"stage": "pairs", "rows": pairs.rows, "ids": pairs.ids}
     with ExitStack() as stack:
@@ -85,7 +89,6 @@ def encode_pairs(
         output = stack.enter_context(
             TableWriter(cache.pairs, spec, made_from, overwrite=overwrite, first=(texts, references))
         )
-        run.check(cache.pairs.kind.stage)
         known_texts, known_references = cache.texts.keys(), cache.references.keys()
         done = cache.pairs.keys()
         missing = [pair_id for pair_id in ids if pair_id not in done]

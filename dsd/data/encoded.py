@@ -7,77 +7,18 @@
 Each row's tensors are one safetensors document in a Parquet cell.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow as pa
+import torch
+from torch import Tensor
 
+from dsd.backbones.base import Batch, Reference, Text
+from dsd.data.encodings import Encoding, caption_id, encodings
 from dsd.data.manifest import STAGE_MANIFEST
-from dsd.data.rows import Row, TableKind, schema
 from dsd.data.table import Table
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dsd.backbones.base import Batch, Text
-
-_GROUP_BYTES = 2**19
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """Named tensors of one caption, reference or pair.
-
-    Attributes:
-        id: of the caption, the reference picture or the pair.
-        tensors: without a batch axis.
-        reference_id: of a pair: the row of its reference.
-        text_id: of a pair: the row of its caption.
-    """
-
-    id: str
-    tensors: "Mapping[str, Tensor]"
-    reference_id: str = ""
-    text_id: str = ""
-
-
-def _to_rows(encodings: Sequence[Encoding]) -> list[Row]:
-    from safetensors.torch import save
-
-    return [
-        {"id": e.id, "reference_id": e.reference_id, "text_id": e.text_id, "tensors": save(dict(e.tensors))}
-        for e in encodings
-    ]
-
-
-def _from_row(row: Row) -> Encoding:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        tensors = load(row["tensors"])
-    except SafetensorError as error:
-        raise ValueError(f"The tensors of {row['id']} cannot be read: {error}") from error
-    return Encoding(id=row["id"], tensors=tensors, reference_id=row["reference_id"], text_id=row["text_id"])
-
-
-def encodings(name: str) -> TableKind[Encoding]:
-    """The kind of the table `encoded/NAME`."""
-    return TableKind(
-        stage=f"encoded/{name}",
-        schema=schema(id=pa.string(), reference_id=pa.string(), text_id=pa.string(), tensors=pa.binary()),
-        id_column="id",
-        key_column="id",
-        made_by="dsd.encode(run, backbone=..., conditioning=...)",
-        to_rows=_to_rows,
-        from_row=_from_row,
-        group_bytes=_GROUP_BYTES,
-        shared=False,
-    )
 
 
 class EncodedPairs:
@@ -144,15 +85,13 @@ class EncodedPairs:
         """The ids of the pairs, in the order in which they were encoded."""
         return self.pairs.ids()
 
-    def batch(self, ids: Sequence[str]) -> "Batch":
+    def batch(self, ids: Sequence[str]) -> Batch:
         """Some pairs, by id.
 
         Raises:
             LookupError: if one of them is not cached.
             ValueError: if they differ in size.
         """
-        from dsd.backbones.base import Batch, Reference, Text
-
         pairs = [self.pairs[pair_id] for pair_id in ids]
         references = [self.references[pair.reference_id].tensors for pair in pairs]
         texts = [self.texts[pair.text_id].tensors for pair in pairs]
@@ -163,25 +102,16 @@ class EncodedPairs:
             text=Text(**_stack(texts)),
         )
 
-    def text(self, caption: str) -> "Text":
+    def text(self, caption: str) -> Text:
         """An encoded caption, as a batch of one. The empty caption is always there, for guidance and dropout.
 
         Raises:
             LookupError: if no pair has that caption.
         """
-        from dsd.backbones.base import Text
-
         return Text(**_stack([self.texts[caption_id(caption)].tensors]))
 
 
-def caption_id(caption: str) -> str:
-    """The id of a caption's row."""
-    return hashlib.sha256(caption.encode()).hexdigest()[:20]
-
-
-def _stack(rows: "Sequence[Mapping[str, Tensor]]") -> "dict[str, Tensor]":
-    import torch
-
+def _stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     try:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     except (RuntimeError, KeyError) as error:

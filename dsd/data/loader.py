@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -12,6 +12,7 @@ from dsd.backbones.base import Batch, RawBatch
 AnyBatch = Batch | RawBatch
 
 
+@runtime_checkable
 class Source(Protocol):
     """Pairs that can be read by their position."""
 

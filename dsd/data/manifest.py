@@ -78,6 +78,7 @@ class Shard:
         bytes: its size.
         ids: `ids_digest` of its rows' ids.
         sha256: of the whole file.
+        footer: SHA-256 of the file's footer. With it and the pages' own checksums, rows can be read singly and safely.
     """
 
     file: str
@@ -85,6 +86,7 @@ class Shard:
     bytes: int
     ids: str
     sha256: str
+    footer: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
-from dsd.data.encoded import encodings
+from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
 from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Failure, Judged, failures, verdicts

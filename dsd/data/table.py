@@ -1,5 +1,6 @@
 """Reading the rows of one stage: in order, by id, or column by column, with bounded memory."""
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -16,8 +17,10 @@ from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifes
 from dsd.data.rows import Row, TableKind
 
 R = TypeVar("R")
+_FileState = tuple[int, int, int]  # inode, size, time of change
 
-_MAX_GROUPS = 16  # row groups kept in memory for reading by id; the writer keeps each at a few MB
+_MAX_FILES = 32
+_MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 
 
 class Table(Generic[R]):
@@ -33,12 +36,13 @@ class Table(Generic[R]):
     def __init__(self, folder: Path, kind: TableKind[R]) -> None:
         self.folder = folder
         self.kind = kind
-        self._loaded: tuple[tuple[int, int, int], StageManifest] | None = None
-        self._checked: set[str] = set()
+        self._loaded: tuple[_FileState, StageManifest] | None = None
+        self._checked: set[_FileState] = set()
         self._places: dict[str, tuple[int, int, int]] = {}
         self._placed: tuple[Shard, ...] = ()
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
-        self._pid = os.getpid()
+        self._groups: OrderedDict[tuple[_FileState, int], pa.Table] = OrderedDict()
+        self._files: OrderedDict[_FileState, pq.ParquetFile] = OrderedDict()
+        self._forget()
 
     def __repr__(self) -> str:
         return f"Table({str(self.folder)!r}, {len(self) if self.exists else 'no'} rows)"
@@ -57,7 +61,7 @@ class Table(Generic[R]):
             ManifestError: if the manifest is damaged.
         """
         try:
-            status = os.stat(self.folder / STAGE_MANIFEST)
+            state = _state(self.folder / STAGE_MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.folder.parent.is_dir():
                 raise FileNotFoundError(
@@ -66,7 +70,6 @@ class Table(Generic[R]):
             raise FileNotFoundError(
                 f"{self.folder} has no rows of the stage {self.kind.stage!r} yet. Make them with {self.kind.made_by}."
             ) from error
-        state = (status.st_mtime_ns, status.st_size, status.st_ino)
         if self._loaded is None or self._loaded[0] != state:
             self._loaded = (state, StageManifest.load(self.folder))
         return self._loaded[1]
@@ -106,7 +109,7 @@ class Table(Generic[R]):
     def columns(self, *names: str) -> pa.Table:
         """Some columns of all rows; pictures in the others are not read."""
         schema = pa.schema([self.kind.schema.field(name) for name in names])
-        parts = [self._read(shard, self._open(shard), None, list(names)) for shard in self.manifest.shards]
+        parts = [self._read(shard, self._open(shard)[1], None, list(names)) for shard in self.manifest.shards]
         return (
             pa.concat_tables([part.select(names).cast(schema) for part in parts])
             if parts
@@ -124,7 +127,7 @@ class Table(Generic[R]):
         wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
         for shard in self.manifest.shards:
             self._check_content(shard)
-            file = self._open(shard)
+            _, file = self._open(shard)
             for group in range(file.num_row_groups):
                 if wanted is None:
                     rows = self._read(shard, file, group)
@@ -146,7 +149,7 @@ class Table(Generic[R]):
 
     def problem(self, shard: Shard) -> str | None:
         """What is wrong with a shard; None if it is as it was written."""
-        self._checked.discard(shard.file)
+        self._checked.clear()
         try:
             self._check_content(shard)
         except ManifestError as error:
@@ -160,10 +163,10 @@ class Table(Generic[R]):
             ManifestError: if it is damaged.
         """
         self._check_content(shard)
-        return self._read(shard, self._open(shard), None)
+        return self._read(shard, self._open(shard)[1], None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": OrderedDict()}  # a worker process reads for itself
+        return self.__dict__ | {"_groups": OrderedDict(), "_files": OrderedDict(), "_group_bytes": 0}
 
     def _strings(self, name: str) -> list[str]:
         values: list[str] = self.columns(name)[name].to_pylist()
@@ -175,20 +178,36 @@ class Table(Generic[R]):
         except ValueError as error:
             raise self._damaged(shard, str(error)) from error
 
-    def _open(self, shard: Shard) -> pq.ParquetFile:
+    def _open(self, shard: Shard) -> tuple[_FileState, pq.ParquetFile]:
+        """The shard's file, if its size and footer are the recorded ones; some stay open.
+
+        Not memory-mapped: a mapped file that somebody truncates would kill the process.
+        """
+        if self._pid != os.getpid():  # forked: what the parent has open is the parent's
+            self._forget()
         path = self.folder / shard.file
         try:
-            size = path.stat().st_size
-            if size != shard.bytes:
-                raise self._damaged(shard, f"it has {size} bytes, not {shard.bytes}")
-            file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-            if file.metadata.num_rows != shard.rows:
-                raise self._damaged(shard, f"it has {file.metadata.num_rows} rows, not {shard.rows}")
-            return file
+            state = _state(path)
+            if state in self._files:
+                self._files.move_to_end(state)
+                return state, self._files[state]
+            if state[1] != shard.bytes:
+                raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
+            if footer_digest(path) != shard.footer:
+                raise self._damaged(shard, "its footer is not the recorded one")
+            file = pq.ParquetFile(path, page_checksum_verification=True)
         except FileNotFoundError as error:
             raise self._damaged(shard, "it is missing") from error
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(shard, str(error).splitlines()[0]) from error
+        while len(self._files) >= _MAX_FILES:
+            self._files.popitem(last=False)
+        self._files[state] = file
+        return state, file
+
+    def _forget(self) -> None:
+        self._groups, self._files, self._pid = OrderedDict(), OrderedDict(), os.getpid()
+        self._group_bytes = 0
 
     def _read(
         self, shard: Shard, file: pq.ParquetFile, group: int | None, columns: list[str] | None = None
@@ -200,14 +219,13 @@ class Table(Generic[R]):
             raise self._damaged(shard, str(error).splitlines()[0]) from error
 
     def _row_group(self, shard: Shard, group: int) -> pa.Table:
-        if self._pid != os.getpid():  # forked: what the parent had open is the parent's
-            self._groups.clear()
-            self._pid = os.getpid()
-        key = (shard.file, group)
+        state, file = self._open(shard)
+        key = (state, group)
         if key not in self._groups:
-            while len(self._groups) >= _MAX_GROUPS:
-                self._groups.popitem(last=False)
-            self._groups[key] = self._read(shard, self._open(shard), group)
+            self._groups[key] = self._read(shard, file, group)
+            self._group_bytes += self._groups[key].nbytes
+            while self._group_bytes > _MAX_GROUP_BYTES and len(self._groups) > 1:
+                self._group_bytes -= self._groups.popitem(last=False)[1].nbytes
         self._groups.move_to_end(key)
         return self._groups[key]
 
@@ -216,9 +234,8 @@ class Table(Generic[R]):
         shards = self.manifest.shards
         if shards != self._placed:
             self._places = {}
-            self._groups.clear()
             for number, shard in enumerate(shards):
-                file = self._open(shard)
+                _, file = self._open(shard)
                 for group in range(file.num_row_groups):
                     names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
                     for offset, name in enumerate(names.to_pylist()):
@@ -227,12 +244,12 @@ class Table(Generic[R]):
         return self._places
 
     def _check_content(self, shard: Shard) -> None:
-        if shard.file in self._checked:
-            return
-        self._open(shard)
-        if sha256_of(self.folder / shard.file) != shard.sha256:
-            raise self._damaged(shard, "its SHA-256 is not the recorded one")
-        self._checked.add(shard.file)
+        """Compare the whole file with its hash, once as long as it stays what it is."""
+        state, _ = self._open(shard)
+        if state not in self._checked:
+            if sha256_of(self.folder / shard.file) != shard.sha256:
+                raise self._damaged(shard, "its SHA-256 is not the recorded one")
+            self._checked.add(state)
 
     def _damaged(self, shard: Shard, what: str) -> ManifestError:
         run = self.folder.parents[self.kind.stage.count("/")]
@@ -241,3 +258,18 @@ class Table(Generic[R]):
             f"dsd.Run({str(run)!r}).mend({self.kind.stage!r}), which sets it aside, and then {self.kind.made_by}, "
             f"which makes its {shard.rows} rows again."
         )
+
+
+def _state(path: Path) -> _FileState:
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def footer_digest(path: Path) -> str:
+    """SHA-256 of the footer of a Parquet file; of the whole file if it has none."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(8)[:4], "little") + 8
+        file.seek(max(0, size - length))
+        return hashlib.sha256(file.read()).hexdigest()

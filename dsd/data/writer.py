@@ -1,6 +1,5 @@
 """Writing the rows of one stage: whole shards, listed one by one, so that a stop at any moment loses nothing listed."""
 
-import hashlib
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from dsd.data.atomic import discard_folder, make_folder, replace_file, sha256_of
 from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
 from dsd.data.rows import Row
-from dsd.data.table import Table
+from dsd.data.table import Table, footer_digest
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -171,13 +170,10 @@ class TableWriter(Generic[R]):
                 writer.write_table(content.slice(start, end - start))
                 start = end
         data = memoryview(sink.getvalue())
-        taken = [int(_PART.fullmatch(shard.file)[1]) for shard in (*self.manifest.shards, *beside)]  # type: ignore[index]
+        taken = [part_number(shard.file) for shard in (*self.manifest.shards, *beside)]
         name = f"part-{max(taken, default=-1) + 1:05d}.parquet"
         replace_file(self.table.folder / name, data)
-        ids = ids_digest(row[kind.id_column] for row in rows)
-        return Shard(
-            file=name, rows=len(rows), bytes=len(data), ids=ids, sha256=hashlib.sha256(data).hexdigest()
-        )
+        return self._listed(name, [row[kind.id_column] for row in rows])
 
     def _stamp(self) -> dict[str, Any]:
         return {"stage": self.table.kind.stage, "spec": self.spec}
@@ -194,7 +190,7 @@ class TableWriter(Generic[R]):
                 found = pq.read_table(path, use_threads=False, page_checksum_verification=True)
                 stamp = json.loads((found.schema.metadata or {}).get(b"dsd", b"null"))
                 keys = set(found[self.table.kind.key_column].to_pylist())
-                whole = stamp == self._stamp() and not keys & known and _PART.fullmatch(path.name) is not None
+                whole = stamp == self._stamp() and not keys & known and part_number(path.name) >= 0
             except (pa.ArrowException, OSError, ValueError, KeyError):
                 whole = False
             if not whole:
@@ -205,15 +201,29 @@ class TableWriter(Generic[R]):
                 )
                 continue
             known |= keys
-            ids = ids_digest(found[self.table.kind.id_column].to_pylist())
-            shard = Shard(
-                file=path.name, rows=len(found), bytes=path.stat().st_size, ids=ids, sha256=sha256_of(path)
-            )
+            shard = self._listed(path.name, found[self.table.kind.id_column].to_pylist())
             self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
             logger.info("Adopted %s, which a stopped process had written and not listed", path)
 
+    def _listed(self, name: str, ids: list[str]) -> Shard:
+        path = self.table.folder / name
+        return Shard(
+            file=name,
+            rows=len(ids),
+            bytes=path.stat().st_size,
+            ids=ids_digest(ids),
+            sha256=sha256_of(path),
+            footer=footer_digest(path),
+        )
+
     def _keys(self) -> set[str]:
         return self.table.keys() if self.manifest.shards else set()
+
+
+def part_number(name: str) -> int:
+    """The number of a shard; -1 if it is none of ours."""
+    match = _PART.fullmatch(name)
+    return -1 if match is None else int(match[1])
 
 
 def _group_ends(rows: Sequence[Row], group_bytes: int) -> list[int]:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
-from torch.nn import functional
 from tqdm import tqdm
 
+from dsd import extractors
 from dsd.evaluation.bootstrap import Interval, interval, resamples
 from dsd.evaluation.measuring import measure_all
 from dsd.mini.measure import Measurement, identity
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from dsd.pipeline import DSDPipeline
     from dsd.teachers.base import Teacher
 
+_EMBEDDED = 128  # pictures given to the encoder at once
 METHODS = ("student", "text_only", "copy", "untrained", "ceiling")
 SCORES = ("identity", "identity_encoder", "scene", "product")
 
 Answers = Sequence[Sequence[Image.Image]]
 """One 64 px picture for each scene of each case."""
-Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
-"""Pictures to embeddings (n, d)."""
 PerPicture = Float[np.ndarray, "cases scenes"]
 
 
@@ -129,7 +128,7 @@ def _held_out(rng: random.Random, num_scenes: int) -> HeldOut:
 def evaluate_methods(
     cases: Sequence[HeldOut],
     answers: Mapping[str, Answers],
-    embed: Embed,
+    extractor: extractors.Spec | extractors.Extractor = "mini",
     *,
     workers: int = 2,
     progress: str | None = None,
@@ -140,7 +139,7 @@ def evaluate_methods(
     Args:
         cases: from `held_out`.
         answers: by method, what it drew.
-        embed: the identity encoder; see `mini_embed`.
+        extractor: the identity encoder; see `dsd.extractors`.
         workers: see `measure_all`.
         progress: see `measure_all`.
         seed: of the bootstrap.
@@ -162,7 +161,7 @@ def evaluate_methods(
     ordered = [name for name in METHODS if name in drawn] + [name for name in drawn if name not in METHODS]
     images = [case.reference for case in cases] + [x for name in ordered for row in drawn[name] for x in row]
     measured = measure_all(images, workers=workers, progress=progress)
-    embedded = functional.normalize(embed(images).float(), dim=-1)
+    embedded = _embedded(images, extractors.load(extractor))
     count, shape = len(cases), (len(cases), len(cases[0].scenes))
     wanted = np.array([case.scenes for case in cases])
     picks = resamples(count, seed=seed)
@@ -178,6 +177,10 @@ def evaluate_methods(
     return Evaluation(methods=methods, **_gap({name: found["identity"] for name, found in values.items()}, picks))
 
 
+def _embedded(images: list[Image.Image], extractor: extractors.Extractor) -> Float[torch.Tensor, "n d"]:
+    return torch.cat([extractor(images[i : i + _EMBEDDED]) for i in range(0, len(images), _EMBEDDED)])
+
+
 def _identities(references: list[Measurement], answers: list[Measurement], shape: tuple[int, int]) -> PerPicture:
     found = [identity(references[i // shape[1]], answer) for i, answer in enumerate(answers)]
     return np.array(found).reshape(shape)
@@ -185,7 +188,7 @@ def _identities(references: list[Measurement], answers: list[Measurement], shape
 
 def _cosines(references: torch.Tensor, answers: torch.Tensor, shape: tuple[int, int]) -> PerPicture:
     cosines = torch.einsum("cd,csd->cs", references, answers.unflatten(0, shape))
-    return cosines.clamp(0, 1).cpu().numpy()
+    return cosines.clamp(0, 1).numpy()
 
 
 def _in_scene(answers: list[Measurement], wanted: np.ndarray) -> Bool[np.ndarray, "cases scenes"]:
@@ -287,27 +290,3 @@ def _draw(
                 answers[i].append(image)
             bar.update(len(wanted))
     return answers
-
-
-def mini_embed(batch_size: int = 128) -> Embed:
-    """The identity encoder that ships with dsd.
-
-    Raises:
-        FileNotFoundError: when the package was installed without its weights.
-    """
-    from transformers import AutoImageProcessor, AutoModel
-
-    from dsd import mini
-
-    folder = mini.identity_encoder_path()
-    model, processor = AutoModel.from_pretrained(folder).float().eval(), AutoImageProcessor.from_pretrained(folder)
-
-    @torch.no_grad()
-    def embed(images: Sequence[Image.Image]) -> torch.Tensor:
-        parts = []
-        for start in range(0, len(images), batch_size):
-            pixels = processor(images=list(images[start : start + batch_size]), return_tensors="pt").pixel_values
-            parts.append(model(pixels).pooler_output.flatten(1))
-        return torch.cat(parts)
-
-    return embed

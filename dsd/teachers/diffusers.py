@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dsd.grids import Layout
 from dsd.teachers.base import Teacher
@@ -47,7 +47,7 @@ class DiffusersTeacher(Teacher):
         batch_size: int = 1,
         dtype: str | None = None,
         device: str | None = None,
-        offload: Literal["model", "sequential"] | None = None,
+        offload: str | None = None,
         arguments: Mapping[str, Any] | None = None,
         revision: str | None = None,
     ) -> None:

@@ -33,7 +33,9 @@ def _encoded(method: Conditioning, backbone: FluxBackbone) -> tuple[Reference, t
         return method.encode(backbone, reference), method.encode_target(backbone, reference, target), text
 
 
-def _velocity(method: Conditioning, backbone: FluxBackbone, reference: Reference, x: torch.Tensor, text: Text) -> torch.Tensor:
+def _velocity(
+    method: Conditioning, backbone: FluxBackbone, reference: Reference, x: torch.Tensor, text: Text
+) -> torch.Tensor:
     with torch.no_grad():
         return method.velocity(backbone, x, torch.tensor([0.3, 0.8]), reference, text, 1.0)
 
@@ -62,7 +64,9 @@ def test_installation_leaves_the_base_as_it_was(name: str, backbone: FluxBackbon
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_trained_parameter_and_the_reference_matter_once_trained(name: str, backbone: FluxBackbone) -> None:
+def test_every_trained_parameter_and_the_reference_matter_once_trained(
+    name: str, backbone: FluxBackbone
+) -> None:
     """After the first steps of training: zero layers have moved."""
     method = conditionings.create(name)
     reference, target, text = _encoded(method, backbone)
@@ -80,7 +84,9 @@ def test_every_trained_parameter_and_the_reference_matter_once_trained(name: str
     for parameter in trained.values():
         parameter.requires_grad_(True)
     method.velocity(backbone, x, torch.tensor([0.3, 0.8]), reference, text).square().mean().backward()
-    assert [key for key, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []
+    assert [
+        key for key, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()
+    ] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -160,7 +160,7 @@ def _optimizers(model: Teacher, rate: float) -> tuple[Muon, torch.optim.AdamW]:
     return Muon(matrices, lr=2 * rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
 
 
-def train(work: Path, minutes: float, num_characters: int = 10_000, rate: float = 1.5e-3) -> None:
+def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 1.5e-3) -> None:
     """Train, or go on training, into `work/teacher`."""
     vae = load_vae(work)
     bank = LatentBank(work / "latents", PanelBank(work / "panels", num_characters), vae)
@@ -168,7 +168,7 @@ def train(work: Path, minutes: float, num_characters: int = 10_000, rate: float 
         text.save_tokenizers(work / "tokenizers")
     torch.manual_seed(0)
     model = load_teacher(work)
-    average = Average(model, 0.999)
+    average = Average(model, 0.998)
     muon, adam = _optimizers(model, rate)
     training = Training(work / "teacher", minutes)
     losses: list[float] = []

@@ -1,0 +1,140 @@
+"""Pages: HTML that stands alone, and facts as JSON.
+
+A page is a list of sections, each a template of this package with its data, so that reports of other kinds put their own
+together. Everything is inside the page (styles, pictures, drawings), no script runs, and whatever came from a prompt or a
+model is escaped.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from dsd.data.atomic import make_folder, replace_file
+
+_PNG_SIDE_PX = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        template: name of the template in this package, such as "grids" for `templates/grids.html.j2`.
+        data: what the template reads.
+        title: its heading; empty for none.
+        text: a sentence or two below the heading.
+    """
+
+    template: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    text: str = ""
+
+
+def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], subtitle: str = "") -> Path:
+    """Write a page, in one step.
+
+    Args:
+        path: the file; its folder is created.
+        title: of the page.
+        sections: from top to bottom.
+        subtitle: a line below the title.
+
+    Returns:
+        the file.
+    """
+    file = Path(path)
+    make_folder(file.parent)
+    replace_file(file, render_page(title, sections, subtitle).encode())
+    return file
+
+
+def write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
+    """Write facts as JSON, in one step; numbers that are not finite become null."""
+    file = Path(path)
+    make_folder(file.parent)
+    replace_file(file, (json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return file
+
+
+def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+    """A page as text."""
+    page = _templates().get_template("page.html.j2")
+    return page.render(title=title, subtitle=subtitle, sections=sections)
+
+
+def data_uri(image: Image.Image, longest_px: int = 512) -> str:
+    """A picture as a `data:` address: small ones exactly, as PNG; others no larger than `longest_px`, as JPEG."""
+    image = image.convert("RGB")
+    buffer = BytesIO()
+    if max(image.size) <= _PNG_SIDE_PX:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=88, optimize=True)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dsd.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        data_uri=data_uri, share=_share, count=_count, number=_number, duration=duration, pretty=_pretty, compact=_compact
+    )
+    return environment
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10_000 else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 4.2 s, 75 s, 11 min 42 s, 3 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

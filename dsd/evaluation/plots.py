@@ -1,0 +1,103 @@
+"""Drawings for reports: small SVG pictures that take their colours from the page, in light and dark."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 720, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+
+
+class _Axes:
+    """A frame with ticks; `x` and `y` turn data into places."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], x_label: str, y_label: str) -> None:
+        self._x, self._y = x, y
+        self.parts: list[str] = []
+        for value in ticks(*y):
+            at = self.y(value)
+            self.parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            self.parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
+        for value in ticks(*x):
+            at, low = self.x(value), _HEIGHT - _BOTTOM
+            self.parts.append(f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{low}" y2="{low + 5}"/>')
+            self.parts.append(f'<text x="{at:.1f}" y="{low + 18}" text-anchor="middle">{value:g}</text>')
+        self.parts.append(f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{Markup.escape(x_label)}</text>')
+        self.parts.append(f'<text class="label" x="2" y="11">{Markup.escape(y_label)}</text>')
+
+    def x(self, value: float) -> float:
+        return _place(value, self._x, _LEFT, _WIDTH - _RIGHT)
+
+    def y(self, value: float) -> float:
+        return _place(value, self._y, _HEIGHT - _BOTTOM, _TOP)
+
+    def svg(self, description: str) -> Markup:
+        label = Markup.escape(description)
+        body = "\n".join(self.parts)
+        return Markup(f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">\n{body}\n</svg>')
+
+
+def curve(steps: Sequence[int], losses: Sequence[float], description: str = "Training loss") -> Markup:
+    """Losses by step: each one faintly, and their running mean over a fiftieth of the training.
+
+    Raises:
+        ValueError: if there are not as many steps as losses.
+    """
+    if len(steps) != len(losses):
+        raise ValueError(f"{len(steps)} steps for {len(losses)} losses. Give one for each.")
+    shown = [(s, x) for s, x in zip(steps, losses, strict=True) if math.isfinite(x)]
+    if len(shown) < 2:
+        return Markup('<p class="none">Too few steps for a curve.</p>')
+    at, values = np.array([s for s, _ in shown], dtype=float), np.array([x for _, x in shown])
+    width = max(1, len(values) // 50)
+    mean = np.convolve(values, np.ones(width) / width, mode="valid")
+    low, high = (float(q) for q in np.quantile(values, [0.0, 0.995]))
+    room = 0.06 * (high - low or abs(high) or 1)
+    axes = _Axes((float(at[0]), float(at[-1])), (low - room, high + room), "step", "loss")
+    every = max(1, len(values) // 900)
+    axes.parts.append(_line(axes, at[::every], np.clip(values[::every], low, high), "faint"))
+    axes.parts.append(_line(axes, at[width // 2 : width // 2 + len(mean)], mean, "strong"))
+    return axes.svg(f"{description}: from {mean[0]:.3g} to {mean[-1]:.3g} in {int(at[-1])} steps")
+
+
+def histogram(kept: Sequence[float], dropped: Sequence[float], x_label: str = "score", num_bins: int = 40) -> Markup:
+    """Scores of kept and dropped pairs, stacked."""
+    both = np.array([*kept, *dropped], dtype=float)
+    both = both[np.isfinite(both)]
+    if len(both) < 2 or both.min() == both.max():
+        return Markup("")
+    edges = np.linspace(both.min(), both.max(), num_bins + 1)
+    kept_counts, dropped_counts = (np.histogram(np.array(x, dtype=float), edges)[0] for x in (kept, dropped))
+    axes = _Axes((edges[0], edges[-1]), (0.0, float((kept_counts + dropped_counts).max())), x_label, "pairs")
+    for i in range(num_bins):
+        left, right = axes.x(edges[i]) + 0.5, axes.x(edges[i + 1]) - 0.5
+        start = 0
+        for name, count in (("dropped", dropped_counts[i]), ("kept", kept_counts[i])):
+            if count:
+                top, base = axes.y(start + count), axes.y(start)
+                axes.parts.append(
+                    f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{base - top:.1f}"/>'
+                )
+            start += count
+    return axes.svg(f"{x_label} of {len(kept)} kept and {len(dropped)} dropped pairs")
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers between two values."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _line(axes: _Axes, x: np.ndarray, y: np.ndarray, name: str) -> str:
+    points = " ".join(f"{axes.x(float(a)):.1f},{axes.y(float(b)):.1f}" for a, b in zip(x, y, strict=True))
+    return f'<polyline class="{name}" points="{points}"/>'
+
+
+def _place(value: float, data: tuple[float, float], low: float, high: float) -> float:
+    return low + (value - data[0]) / ((data[1] - data[0]) or 1) * (high - low)

@@ -1,0 +1,37 @@
+"""The report of a run's data, for any run. Its parts are in `sections`, and `page` makes HTML of them."""
+
+from os import PathLike
+from pathlib import Path
+
+from dsd.data.store import Run
+from dsd.evaluation import sections
+from dsd.evaluation.page import Section, write_json, write_page
+
+__all__ = ["Section", "report_run", "write_json", "write_page"]
+
+
+def report_run(run: Run | str | PathLike[str], folder: str | PathLike[str] | None = None, *, samples: int = 12) -> Path:
+    """Write the report of a run's data: its grids, and the pairs that each curator kept and dropped, with the reasons.
+
+    Args:
+        run: the run or its folder; it may be unfinished.
+        folder: where `report.html` and `report.json` go; by default the run's own.
+        samples: how many grids, kept and dropped pairs to show.
+
+    Returns:
+        the page.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ManifestError: if a shard of it is damaged.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    if not run.stages():
+        raise FileNotFoundError(
+            f"There is no run in {run.path}. Check the path, or begin one with dsd.write_prompts(run)."
+        )
+    target = run.path if folder is None else Path(folder)
+    parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples)]
+    parts.append(sections.making(sections.stage_rows(run)))
+    write_json(target / "report.json", run.manifest())
+    return write_page(target / "report.html", run.path.resolve().name, parts, "What this run drew, kept and dropped")
