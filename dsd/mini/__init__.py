@@ -1,4 +1,5 @@
-"""The embedded small world: a drawn world of small characters, and a FLUX pipeline of a few million weights that knows it.
+"""The embedded small world: a drawn world of small characters, and a FLUX pipeline of a few million weights
+that knows it.
 
 `path()` is a diffusers `FluxPipeline` folder like any other; `base="mini"` names it everywhere.
 """

@@ -1,8 +1,9 @@
-"""What geometry and colour say of a small-world panel, without any network: scene, light, shape, ears, pattern, colours.
+"""What geometry and colour say of a small-world panel, without any network: scene, light, shape, ears,
+pattern, colours.
 
-Every answer is found by comparing the picture with what the renderer draws (analysis by synthesis): the borders with the
-six scenes, the silhouette with a table of bodies and ears, the marks on the body with the three patterns. So identity is
-judged by something that a student cannot fool in the way in which it might fool a network.
+Every answer is found by comparing the picture with what the renderer draws: the borders with the
+six scenes, the silhouette with a table of bodies and ears, the marks on the body with the three patterns. So
+identity is judged by something that a student cannot fool in the way in which it might fool a network.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,19 @@ from dsd.mini import render
 from dsd.mini.world import EARS, PATTERNS, SCENES, SHAPES, Character, Context
 
 SAME = 0.8
-"""Two panels show one character when their `identity` reaches this (see docs/mini.md for how it was chosen)."""
+"""Two panels show one character when their `identity` reaches this (see docs/mini.md for how it was
+chosen)."""
 _BORDER = np.r_[0:5, 59:64]
 _HORIZONS = np.arange(38.0, 51.0)
 _CELLS = 32
-_WEIGHTS = {"shape": 0.25, "ears": 0.15, "colour": 0.25, "pattern": 0.15, "pattern_colour": 0.15, "proportions": 0.05}
+_WEIGHTS = {
+    "shape": 0.25,
+    "ears": 0.15,
+    "colour": 0.25,
+    "pattern": 0.15,
+    "pattern_colour": 0.15,
+    "proportions": 0.05,
+}
 
 Panel = Float[np.ndarray, "64 64 3"]
 
@@ -32,9 +41,9 @@ Panel = Float[np.ndarray, "64 64 3"]
 class Measurement:
     """What was read off one panel.
 
-    `colour` and `pattern_colour` are RGB in [0, 1] with the light taken out; `pattern_colour` is None on a plain body.
-    `fit` is the overlap (intersection over union) of the silhouette and the best body in the table; a picture without any
-    character has the shape "none" and a fit of 0.
+    `colour` and `pattern_colour` are RGB in [0, 1] with the light taken out; `pattern_colour` is None on a
+    plain body. `fit` is the overlap (intersection over union) of the silhouette and the best body in the
+    table; a picture without any character has the shape "none" and a fit of 0.
     """
 
     scene: str
@@ -55,14 +64,19 @@ def as_panel(image: Image.Image) -> Panel:
         ValueError: when it is not 64 x 64 px.
     """
     if image.size != (render.PANEL_PX, render.PANEL_PX):
-        raise ValueError(f"Got a picture of {image.width} x {image.height} px; the small world's panels are 64 x 64 px. Split or resize it.")
+        raise ValueError(
+            f"Got a picture of {image.width} x {image.height} px; the small world's panels are 64 x 64 px. "
+            "Split or resize it."
+        )
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
 
 
 @cache
 def _scenes() -> Float[np.ndarray, "scenes horizons 64 64 3"]:
     contexts = [
-        Context(scene=s, x=0.0, y=0.0, size=1.0, tilt=0.0, gaze=0.0, light=1.0, horizon=float(h)) for s in SCENES for h in _HORIZONS
+        Context(scene=s, x=0.0, y=0.0, size=1.0, tilt=0.0, gaze=0.0, light=1.0, horizon=float(h))
+        for s in SCENES
+        for h in _HORIZONS
     ]
     panels = render.draw_scene(contexts).transpose(0, 2, 3, 1)
     return panels.reshape(len(SCENES), len(_HORIZONS), *panels.shape[1:])
@@ -107,7 +121,9 @@ class _Template:
     """The body's radius in the same shares."""
 
 
-def _crop(mask: Bool[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "cells cells"], tuple[float, float, float]]:
+def _crop(
+    mask: Bool[np.ndarray, "h w"],
+) -> tuple[Float[np.ndarray, "cells cells"], tuple[float, float, float]]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = float(rows[0]), float(columns[0])
     side = float(max(rows[-1] - top, columns[-1] - left) + 1)
@@ -145,17 +161,25 @@ def _templates() -> tuple[Float[np.ndarray, "templates cells"], tuple[_Template,
 
 
 def _two_colours(pixels: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (0 or 1) and the two centres, by k-means from the two pixels that lie farthest from the mean and from it."""
+    """Labels (0 or 1) and the two centres, by k-means from the two pixels that lie farthest from the mean and
+    from it.
+    """
     first = pixels[np.abs(pixels - np.median(pixels, 0)).sum(1).argmin()]
-    second = pixels[np.quantile(np.abs(pixels - first).sum(1), 0.97, method="nearest") == np.abs(pixels - first).sum(1)][0]
+    second = pixels[
+        np.quantile(np.abs(pixels - first).sum(1), 0.97, method="nearest") == np.abs(pixels - first).sum(1)
+    ][0]
     centres = np.stack([first, second])
     for _ in range(6):
         labels = np.abs(pixels[:, None] - centres).sum(-1).argmin(1)
-        centres = np.stack([pixels[labels == k].mean(0) if (labels == k).any() else centres[k] for k in (0, 1)])
+        centres = np.stack(
+            [pixels[labels == k].mean(0) if (labels == k).any() else centres[k] for k in (0, 1)]
+        )
     return labels, centres
 
 
-def _marks(lit: Panel, body: np.ndarray, x_px: np.ndarray, y_px: np.ndarray) -> tuple[str, np.ndarray, np.ndarray | None]:
+def _marks(
+    lit: Panel, body: np.ndarray, x_px: np.ndarray, y_px: np.ndarray
+) -> tuple[str, np.ndarray, np.ndarray | None]:
     """Pattern, body colour and pattern colour, from the pixels of the body that are not eyes."""
     pixels = lit[body]
     labels, centres = _two_colours(pixels)
@@ -185,7 +209,11 @@ def _place(template: _Template, left: float, top: float, side: float) -> tuple[n
 
 
 def _ears(
-    pixels: np.ndarray, colour: np.ndarray, best: _Template, overlap: np.ndarray, templates: tuple[_Template, ...]
+    pixels: np.ndarray,
+    colour: np.ndarray,
+    best: _Template,
+    overlap: np.ndarray,
+    templates: tuple[_Template, ...],
 ) -> str:
     """The kind of ears: horns by their colour, all others by their silhouette."""
     if len(pixels) < 5:
@@ -194,7 +222,9 @@ def _ears(
     if np.linalg.norm(seen - render.CREAM) < np.linalg.norm(seen - 0.88 * colour):
         return "horns"
     order = np.argsort(-overlap)
-    return next(templates[i].ears for i in order if templates[i].ears != "horns" and templates[i].shape == best.shape)
+    return next(
+        templates[i].ears for i in order if templates[i].ears != "horns" and templates[i].shape == best.shape
+    )
 
 
 def measure(image: Image.Image) -> Measurement:
@@ -249,10 +279,11 @@ def _colours_alike(a: Measurement, b: Measurement) -> tuple[float, float]:
 
 
 def identity(a: Measurement, b: Measurement) -> float:
-    """How alike two measured characters are, in [0, 1]: a weighted mean over what was measured, contexts left out.
+    """How alike two measured characters are, in [0, 1]: a weighted mean over what was measured, contexts left
+    out.
 
-    Shape .25, body colour .25, ears .15, pattern .15, pattern colour .15, proportions .05. Symmetric; 0 when either
-    panel shows no character.
+    Shape .25, body colour .25, ears .15, pattern .15, pattern colour .15, proportions .05. Symmetric; 0 when
+    either panel shows no character.
     """
     if a.fit == 0 or b.fit == 0:
         return 0.0

@@ -1,4 +1,6 @@
-"""Draws the small world: anti-aliased 64 px panels from characters and contexts, many at a time, with numpy alone."""
+"""Draws the small world: anti-aliased 64 px panels from characters and contexts, many at a time, with numpy
+alone.
+"""
 
 from collections.abc import Sequence
 
@@ -39,12 +41,16 @@ def _column(values: Sequence[float]) -> Float[np.ndarray, "n 1 1"]:
 
 
 def _cover(distance_px: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
-    """Coverage of a shape from the signed distance to its edge (negative inside), one pixel wide at the edge."""
+    """Coverage of a shape from the signed distance to its edge (negative inside), one pixel wide at the
+    edge.
+    """
     return np.clip(0.5 - distance_px, 0.0, 1.0)
 
 
 def body_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How far a point lies outside a body of radius 1 (negative inside), nearly Euclidean near the edge; y points down."""
+    """How far a point lies outside a body of radius 1 (negative inside), nearly Euclidean near the edge; y
+    points down.
+    """
     if shape == "round":
         return np.sqrt(x * x + y * y) - 1.0
     if shape == "square":
@@ -74,7 +80,9 @@ def draw_scene(contexts: Sequence[Context]) -> Float[np.ndarray, "n 3 h w"]:
     """The empty scenes before light, in [0, 1]."""
     px, py = _grid()
     horizon = _column([c.horizon for c in contexts])
-    image = np.broadcast_to(_colours([_SKY[c.scene] for c in contexts]), (len(contexts), 3, PANEL_PX, PANEL_PX)).copy()
+    image = np.broadcast_to(
+        _colours([_SKY[c.scene] for c in contexts]), (len(contexts), 3, PANEL_PX, PANEL_PX)
+    ).copy()
     for scene in SCENES:
         rows = np.array([i for i, c in enumerate(contexts) if c.scene == scene], dtype=int)
         if not len(rows):
@@ -114,7 +122,9 @@ def _surface(shape: str, angle: float) -> float:
     return float(radii[inside].max())
 
 
-_EAR_ANGLE = {shape: 0.36 if shape in ("triangular", "diamond-shaped", "pear-shaped") else 0.66 for shape in SHAPES}
+_EAR_ANGLE = {
+    shape: 0.36 if shape in ("triangular", "diamond-shaped", "pear-shaped") else 0.66 for shape in SHAPES
+}
 _EAR_RADIUS = {shape: _surface(shape, angle) for shape, angle in _EAR_ANGLE.items()}
 
 
@@ -146,7 +156,10 @@ def _ear_covers(character: Character, x: np.ndarray, y: np.ndarray, scale: float
     for side in (-1, 1):
         ear_x = side * x - np.sin(angle) * radius * character.width
         ear_y = y + np.cos(angle) * radius * character.height
-        across, along = np.cos(lean) * ear_x + np.sin(lean) * ear_y, -np.sin(lean) * ear_x + np.cos(lean) * ear_y
+        across, along = (
+            np.cos(lean) * ear_x + np.sin(lean) * ear_y,
+            -np.sin(lean) * ear_x + np.cos(lean) * ear_y,
+        )
         distance = _ears(character.ears, across / character.ear_size, along / character.ear_size)
         covers.append(_cover(distance * scale * character.ear_size))
     return covers
@@ -165,8 +178,12 @@ def silhouette(character: Character, context: Context) -> Float[np.ndarray, "h w
 
 
 def _eye_place(shape: str) -> tuple[float, float]:
-    """Offsets of an eye from the body's centre, to the side and down, in half widths and half heights of the body."""
-    return (0.30 if shape in ("triangular", "diamond-shaped") else 0.36), (0.05 if shape == "triangular" else -0.18)
+    """Offsets of an eye from the body's centre, to the side and down, in half widths and half heights of the
+    body.
+    """
+    return (0.30 if shape in ("triangular", "diamond-shaped") else 0.36), (
+        0.05 if shape == "triangular" else -0.18
+    )
 
 
 def eye_region(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -182,7 +199,9 @@ def _draw_character(image: np.ndarray, character: Character, context: Context) -
     dx, dy = px - (CENTRE_PX[0] + context.x), py - (CENTRE_PX[1] + context.y)
     shade = _colours([rgb(character.colour)])
 
-    shadow = _cover((np.hypot(dx, (dy - scale * character.height) / 0.28) - scale * character.width * 0.85) * 0.28)
+    shadow = _cover(
+        (np.hypot(dx, (dy - scale * character.height) / 0.28) - scale * character.width * 0.85) * 0.28
+    )
     _paint(image, 0.28 * shadow, np.zeros((1, 3, 1, 1), dtype=np.float32))
     for ear in _ear_covers(character, x, y, scale):
         _paint(image, ear, _colours([CREAM]) if character.ears == "horns" else shade * 0.88)
@@ -193,7 +212,10 @@ def _draw_character(image: np.ndarray, character: Character, context: Context) -
 
     eye = character.eye_size
     spread, high = _eye_place(character.shape)
-    gaze_x, gaze_y = np.cos(2 * np.pi * context.gaze) * eye * 0.38, np.sin(2 * np.pi * context.gaze) * eye * 0.38
+    gaze_x, gaze_y = (
+        np.cos(2 * np.pi * context.gaze) * eye * 0.38,
+        np.sin(2 * np.pi * context.gaze) * eye * 0.38,
+    )
     for side in (-1, 1):
         eye_x, eye_y = x - side * spread * character.width, y - high * character.height
         _paint(image, _cover((np.hypot(eye_x, eye_y) - eye) * scale), _colours([(1.0, 1.0, 1.0)]))
@@ -211,14 +233,18 @@ def render(characters: Sequence[Character], contexts: Sequence[Context]) -> UInt
         ValueError: when the two sequences differ in length.
     """
     if len(characters) != len(contexts):
-        raise ValueError(f"Got {len(characters)} characters and {len(contexts)} contexts; give one context a character.")
+        raise ValueError(
+            f"Got {len(characters)} characters and {len(contexts)} contexts; give one context a character."
+        )
     image = draw_scene(contexts)
     for i, (character, context) in enumerate(zip(characters, contexts, strict=True)):
         _draw_character(image[i : i + 1], character, context)
     return finish(image, contexts)
 
 
-def finish(image: Float[np.ndarray, "n 3 h w"], contexts: Sequence[Context]) -> UInt8[np.ndarray, "n 64 64 3"]:
+def finish(
+    image: Float[np.ndarray, "n 3 h w"], contexts: Sequence[Context]
+) -> UInt8[np.ndarray, "n 64 64 3"]:
     """Apply the light and round to bytes."""
     lit = np.clip(image * _column([c.light for c in contexts])[:, None], 0, 1)
     return np.round(lit.transpose(0, 2, 3, 1) * 255).astype(np.uint8)

@@ -1,8 +1,8 @@
 """The small world in words and numbers: characters, contexts, captions and the split. Pure Python.
 
-A `Character` is an identity. Its colour word and body shape are always named in a caption, its ears and pattern
-sometimes; the exact shade, the pattern's colour, the eyes and the proportions never are, so that text alone cannot
-reproduce a character. A `Context` is everything else about a picture.
+A `Character` is an identity. Its colour word and body shape are always named in a caption, its ears and
+pattern sometimes; the exact shade, the pattern's colour, the eyes and the proportions never are, so that text
+alone cannot reproduce a character. A `Context` is everything else about a picture.
 """
 
 import colorsys
@@ -40,7 +40,11 @@ EAR_WORDS = {
     "horns": ("with horns", "with two horns"),
 }
 NOUNS = ("creature", "character", "monster")
-GRID_WORDS = ("{a} grid of the same {subject}", "{a} picture grid of one {subject}", "{a} grid showing an identical {subject}")
+GRID_WORDS = (
+    "{a} grid of the same {subject}",
+    "{a} picture grid of one {subject}",
+    "{a} grid showing an identical {subject}",
+)
 PLACES = {
     "2x2": ("top left", "top right", "bottom left", "bottom right"),
     "1x2": ("left", "right"),
@@ -52,7 +56,9 @@ _SPLIT_SEED = 2411_18616
 
 @dataclass(frozen=True, kw_only=True)
 class Character:
-    """Who is drawn. Colours are (hue, saturation, value) in [0, 1]; lengths are shares of the body's radius."""
+    """Who is drawn. Colours are (hue, saturation, value) in [0, 1]; lengths are shares of the body's
+    radius.
+    """
 
     shape: str
     pattern: str
@@ -78,7 +84,9 @@ class Character:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """How and where a character is drawn: offsets in pixels of a 64 px panel, tilt in degrees, gaze in turns."""
+    """How and where a character is drawn: offsets in pixels of a 64 px panel, tilt in degrees, gaze in
+    turns.
+    """
 
     scene: str
     x: float
@@ -173,7 +181,9 @@ def caption(subject: str, scene_words: str) -> str:
 
 
 def grid_text(subject: str, scenes: list[str], layout: str, rng: random.Random) -> str:
-    """The teacher's prompt for a grid of one subject in several scenes, which are given as phrases, row by row."""
+    """The teacher's prompt for a grid of one subject in several scenes, which are given as phrases, row by
+    row.
+    """
     if layout == "1x1":
         return caption(subject, scenes[0])
     places = PLACES[layout]
@@ -182,7 +192,8 @@ def grid_text(subject: str, scenes: list[str], layout: str, rng: random.Random) 
 
 
 def write_grid_prompt(rng: random.Random, layout: str = "2x2", held_out: bool = False) -> dict[str, Any]:
-    """Everything that a `GridPrompt` needs: one character's description in scenes that differ from panel to panel.
+    """Everything that a `GridPrompt` needs: one character's description in scenes that differ from panel to
+    panel.
 
     Raises:
         ValueError: for a layout other than 2x2, 1x2 and 1x1.
@@ -193,7 +204,12 @@ def write_grid_prompt(rng: random.Random, layout: str = "2x2", held_out: bool = 
     names = rng.sample(SCENES, len(PLACES[layout]))
     scenes = [describe_scene(name, rng) for name in names]
     panels = tuple(caption(subject, scene) for scene in scenes)
-    return {"text": grid_text(subject, scenes, layout, rng), "subject": subject, "panels": panels, "layout": layout}
+    return {
+        "text": grid_text(subject, scenes, layout, rng),
+        "subject": subject,
+        "panels": panels,
+        "layout": layout,
+    }
 
 
 def scene_of(text: str) -> str:
@@ -204,7 +220,9 @@ def scene_of(text: str) -> str:
     """
     found = {scene for scene, phrases in SCENE_WORDS.items() for phrase in phrases if text.endswith(phrase)}
     if len(found) != 1:
-        raise ValueError(f"{text!r} names {len(found)} scenes of the small world. End it in one of SCENE_WORDS' phrases.")
+        raise ValueError(
+            f"{text!r} names {len(found)} scenes of the small world. End it in one of SCENE_WORDS' phrases."
+        )
     return found.pop()
 
 

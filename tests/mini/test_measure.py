@@ -28,7 +28,9 @@ def test_what_was_drawn_is_read_back(cases: list) -> None:
             right["light"].append(abs(found.light - place.light) < 0.02)
             for name in ("shape", "ears", "pattern"):
                 right[name].append(getattr(found, name) == getattr(character, name))
-            right["colour"].append(np.linalg.norm(np.subtract(found.colour, world.rgb(character.colour))) < 0.1)
+            right["colour"].append(
+                np.linalg.norm(np.subtract(found.colour, world.rgb(character.colour))) < 0.1
+            )
     shares = {name: np.mean(values) for name, values in right.items()}
     assert shares["scene"] == 1
     assert shares["light"] >= 0.95, shares
@@ -50,12 +52,21 @@ def test_identity_is_symmetric_and_one_with_itself(cases: list) -> None:
         assert measure.identity(seen[0], seen[1]) == pytest.approx(measure.identity(seen[1], seen[0]))
 
 
-@pytest.mark.parametrize("change", [{"shape": "star-shaped"}, {"colour": (0.0, 0.9, 0.9)}, {"pattern": "spots"}, {"ears": "long"}])
+@pytest.mark.parametrize(
+    "change", [{"shape": "star-shaped"}, {"colour": (0.0, 0.9, 0.9)}, {"pattern": "spots"}, {"ears": "long"}]
+)
 def test_one_changed_attribute_lowers_identity(change: dict) -> None:
     character = world.Character(
-        shape="round", pattern="stripes", ears="round", colour=(0.6, 0.9, 0.9), pattern_colour=(0.1, 0.9, 0.9),
-        width=1.0, height=1.0, eye_size=0.2, ear_size=1.0,
-    )  # fmt: skip
+        shape="round",
+        pattern="stripes",
+        ears="round",
+        colour=(0.6, 0.9, 0.9),
+        pattern_colour=(0.1, 0.9, 0.9),
+        width=1.0,
+        height=1.0,
+        eye_size=0.2,
+        ear_size=1.0,
+    )
     rng = random.Random(0)
     places = [world.sample_context(rng, "snow"), world.sample_context(rng, "meadow")]
     panels = render.render([character, replace(character, **change)], places)
@@ -85,5 +96,5 @@ def test_a_grid_with_a_stranger_is_not_consistent() -> None:
 
 
 def test_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="128 x 64 px.*64 x 64"):
+    with pytest.raises(ValueError, match=r"128 x 64 px.*64 x 64"):
         measure.measure(Image.new("RGB", (128, 64)))

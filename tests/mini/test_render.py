@@ -52,7 +52,9 @@ def test_light_scales_every_pixel() -> None:
     assert np.abs(dim[unclipped].astype(float) - 0.8 * bright[unclipped]).max() <= 1
 
 
-@pytest.mark.parametrize("field", ["shape", "pattern", "ears", "colour", "width", "height", "eye_size", "ear_size"])
+@pytest.mark.parametrize(
+    "field", ["shape", "pattern", "ears", "colour", "width", "height", "eye_size", "ear_size"]
+)
 def test_every_part_of_an_identity_shows(field: str) -> None:
     other = {
         "shape": "square", "pattern": "spots", "ears": "long", "colour": (0.62, 0.9, 0.9),
@@ -74,5 +76,5 @@ def test_a_panel_does_not_depend_on_its_neighbours() -> None:
 def test_errors_say_what_is_allowed() -> None:
     with pytest.raises(ValueError, match="2 characters and 1 contexts"):
         render.render([PLAIN] * 2, [PLACE])
-    with pytest.raises(ValueError, match="hexagonal.*round, square"):
+    with pytest.raises(ValueError, match=r"hexagonal.*round, square"):
         render.body_distance("hexagonal", np.zeros(1), np.zeros(1))

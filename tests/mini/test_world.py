@@ -42,7 +42,11 @@ def test_captions_never_name_what_only_a_picture_can_tell() -> None:
     character = world.sample_character(random.Random(1))
     hue, saturation, value = character.colour
     other = replace(
-        character, colour=(hue, saturation * 0.9, value * 0.9), pattern_colour=(0.5, 0.5, 0.5), width=0.9, eye_size=0.2
+        character,
+        colour=(hue, saturation * 0.9, value * 0.9),
+        pattern_colour=(0.5, 0.5, 0.5),
+        width=0.9,
+        eye_size=0.2,
     )
     assert world.describe(character, random.Random(5), 1.0) == world.describe(other, random.Random(5), 1.0)
 
@@ -61,7 +65,7 @@ def test_colour_words_go_to_the_nearest_hue() -> None:
 
 
 def test_errors_say_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="3x3.*2x2, 1x2, 1x1"):
+    with pytest.raises(ValueError, match=r"3x3.*2x2, 1x2, 1x1"):
         world.write_grid_prompt(random.Random(0), "3x3")
     with pytest.raises(ValueError, match="names 0 scenes"):
         world.scene_of("a round red creature, in a kitchen")

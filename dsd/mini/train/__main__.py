@@ -1,4 +1,4 @@
-"""Rebuilds the small world's weights, part by part, in this order:
+"""Rebuilds the small world's weights, part by part, in this order.
 
     python -m dsd.mini.train autoencoder --minutes 60
     python -m dsd.mini.train teacher --minutes 180
@@ -18,11 +18,17 @@ PARTS = ("autoencoder", "decoder", "teacher", "guidance", "identity", "export")
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(
-        prog="python -m dsd.mini.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dsd.mini.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--work", type=Path, default=Path("runs/mini-train"), help="folder of panels, checkpoints and logs")
-    parser.add_argument("--minutes", type=float, help="length of the whole training, earlier runs of it counted in")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/mini-train"), help="folder of panels, checkpoints and logs"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="length of the whole training, earlier runs of it counted in"
+    )
     parser.add_argument("--to", type=Path, default=Path("dsd/mini/weights"), help="where `export` writes")
     arguments = parser.parse_args()
     if arguments.part == "export":
@@ -46,7 +52,9 @@ def export(work: Path, folder: Path) -> None:
     """Write the float16 weights that the package ships."""
     from dsd.mini.train import identity, teacher
 
-    teacher.export(work, folder / "flux", "guidance" if (work / "guidance" / "checkpoint.pt").exists() else "teacher")
+    teacher.export(
+        work, folder / "flux", "guidance" if (work / "guidance" / "checkpoint.pt").exists() else "teacher"
+    )
     if (work / "identity" / "checkpoint.pt").exists():
         identity.export(work, folder / "identity")
 

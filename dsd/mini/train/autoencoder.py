@@ -32,7 +32,9 @@ Pixels = Float[Tensor, "b 3 h w"]
 
 
 def canvases(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> Pixels:
-    """Panels in [-1, 1] put together as the models will meet them: alone, two side by side (also beside black), 2x2."""
+    """Panels in [-1, 1] put together as the models will meet them: alone, two side by side (also beside
+    black), 2x2.
+    """
     characters = rng.integers(0, bank.num_characters, num_panels)
     panels = bank.panels(characters, rng.integers(0, VIEWS, num_panels))
     pixels = torch.from_numpy(panels).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -53,7 +55,9 @@ def _edges(x: Pixels) -> tuple[Tensor, Tensor]:
 
 def reconstruction_loss(ours: Pixels, truth: Pixels) -> Tensor:
     """L1, squared and edge error together."""
-    edges = sum((functional.l1_loss(a, b) for a, b in zip(_edges(ours), _edges(truth), strict=True)), torch.zeros(()))
+    edges = sum(
+        (functional.l1_loss(a, b) for a, b in zip(_edges(ours), _edges(truth), strict=True)), torch.zeros(())
+    )
     return functional.l1_loss(ours, truth) + 4 * functional.mse_loss(ours, truth) + 0.5 * edges
 
 
@@ -86,11 +90,18 @@ def train_decoder(work: Path, minutes: float) -> None:
     _save_average(work / "decoder", vae)
 
 
-def _fit(work: Path, training: Training, vae: AutoencoderKL, trained: nn.Module, rate: float, batch_panels: int = 8) -> None:
+def _fit(
+    work: Path, training: Training, vae: AutoencoderKL, trained: nn.Module, rate: float, batch_panels: int = 8
+) -> None:
     bank, held_out = PanelBank(work / "panels", 6000), PanelBank(work / "panels", 500, held_out=True)
     average = Average(vae, 0.995)
-    matrices, others = split_parameters(trained, lambda name: "conv_in" not in name and "conv_out" not in name)
-    muon, adam = Muon(matrices, lr=2 * rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    matrices, others = split_parameters(
+        trained, lambda name: "conv_in" not in name and "conv_out" not in name
+    )
+    muon, adam = (
+        Muon(matrices, lr=2 * rate),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3),
+    )
     for step in training.run(vae=vae, average=average, muon=muon, adam=adam):
         pixels = canvases(bank, np.random.default_rng([1, step]), batch_panels)
         for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
@@ -109,9 +120,12 @@ def _fit(work: Path, training: Training, vae: AutoencoderKL, trained: nn.Module,
         if step % 250 == 249:
             psnr = validate(_averaged(average), held_out, training.folder / "samples.png")
             training.log(
-                psnr_db=psnr, reconstruction=float(reconstruction.detach()), kl=float(kl.detach()),
-                latent_std=float(posterior.mean.detach().std()), noise_std=float(posterior.std.detach().mean()),
-            )  # fmt: skip
+                psnr_db=psnr,
+                reconstruction=float(reconstruction.detach()),
+                kl=float(kl.detach()),
+                latent_std=float(posterior.mean.detach().std()),
+                noise_std=float(posterior.std.detach().mean()),
+            )
     training.log(psnr_db=validate(_averaged(average), held_out, training.folder / "samples.png"))
 
 
@@ -128,9 +142,11 @@ def _save_average(folder: Path, vae: AutoencoderKL) -> None:
 
 @torch.no_grad()
 def finish(work: Path) -> None:
-    """Save the averaged weights as a diffusers folder, `work/autoencoder/vae`, with the shift and scale of its latents.
+    """Save the averaged weights as a diffusers folder, `work/autoencoder/vae`, with the shift and scale of
+    its latents.
 
-    As in FLUX.1, one shift and one scale serve all channels: the latents of 400 panels get mean 0 and deviation 1.
+    As in FLUX.1, one shift and one scale serve all channels: the latents of 400 panels get mean 0 and
+    deviation 1.
     """
     vae = AutoencoderKL(**CONFIG)
     _save_average(work / "autoencoder", vae)

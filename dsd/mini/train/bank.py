@@ -32,7 +32,9 @@ def _render_chunk(path: Path, start: int, held_out: bool) -> None:
     for index in range(start, start + CHUNK):
         characters += [character(index, held_out)] * VIEWS
         places += contexts(index, held_out)
-    panels = np.concatenate([render(characters[i : i + 80], places[i : i + 80]) for i in range(0, len(places), 80)])
+    panels = np.concatenate(
+        [render(characters[i : i + 80], places[i : i + 80]) for i in range(0, len(places), 80)]
+    )
     part = path.with_suffix(".part.npy")
     np.save(part, panels.reshape(CHUNK, VIEWS, 64, 64, 3))
     part.rename(path)
@@ -47,7 +49,11 @@ class PanelBank:
         chunks = -(-num_characters // CHUNK)
         paths = [folder / f"{name}-{i:04d}.npy" for i in range(chunks)]
         with ProcessPoolExecutor(workers) as pool:
-            jobs = [pool.submit(_render_chunk, p, i * CHUNK, held_out) for i, p in enumerate(paths) if not p.exists()]
+            jobs = [
+                pool.submit(_render_chunk, p, i * CHUNK, held_out)
+                for i, p in enumerate(paths)
+                if not p.exists()
+            ]
             for job in jobs:
                 job.result()
         self.num_characters = chunks * CHUNK
@@ -56,4 +62,6 @@ class PanelBank:
 
     def panels(self, characters: np.ndarray, views: np.ndarray) -> UInt8[np.ndarray, "n 64 64 3"]:
         """The panels at the given pairs of character and view numbers."""
-        return np.stack([self._chunks[c // CHUNK][c % CHUNK, v] for c, v in zip(characters, views, strict=True)])
+        return np.stack(
+            [self._chunks[c // CHUNK][c % CHUNK, v] for c, v in zip(characters, views, strict=True)]
+        )

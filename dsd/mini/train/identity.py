@@ -1,7 +1,7 @@
 """Trains the identity encoder: a small ResNet whose embedding is the same for one character in any context.
 
-Supervised contrastive learning (Khosla et al., 2020, arXiv 2004.11362) with two views a character. A batch holds groups that
-share their colour word and body shape, so that telling them apart takes more than what a caption says.
+Contrastive learning with two views a character (Chen et al., 2020, arXiv 2002.05709). A batch holds groups
+that share their colour word and body shape, so that telling them apart takes more than a caption says.
 """
 
 from collections import defaultdict
@@ -57,22 +57,32 @@ def contrast(embeddings: Float[Tensor, "two n d"]) -> Tensor:
 
 @torch.no_grad()
 def validate(model: ResNetModel, bank: PanelBank) -> tuple[float, float]:
-    """AUROC of held-out pairs of one character against pairs of two, all and those of one colour word and shape."""
+    """AUROC of held-out pairs of one character against pairs of two, all and those of one colour word and
+    shape.
+    """
     count = 300
     views = np.random.default_rng(0).permuted(np.tile(np.arange(VIEWS), (count, 1)), axis=1)
     embeddings = [
-        functional.normalize(model(_pixels(bank, np.arange(count), views[:, i])).pooler_output.flatten(1), dim=-1) for i in (0, 1)
+        functional.normalize(
+            model(_pixels(bank, np.arange(count), views[:, i])).pooler_output.flatten(1), dim=-1
+        )
+        for i in (0, 1)
     ]
     likeness = embeddings[0] @ embeddings[1].T
     kinds = [(character(i, True).shape, character(i, True).colour_word) for i in range(count)]
     same = torch.eye(count, dtype=torch.int)
     alike = torch.tensor([[a == b for b in kinds] for a in kinds])
-    return float(binary_auroc(likeness.ravel(), same.ravel())), float(binary_auroc(likeness[alike], same[alike]))
+    return float(binary_auroc(likeness.ravel(), same.ravel())), float(
+        binary_auroc(likeness[alike], same[alike])
+    )
 
 
 def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 2e-3) -> None:
     """Train, or go on training, into `work/identity`."""
-    bank, held_out = PanelBank(work / "panels", num_characters), PanelBank(work / "panels", 500, held_out=True)
+    bank, held_out = (
+        PanelBank(work / "panels", num_characters),
+        PanelBank(work / "panels", 500, held_out=True),
+    )
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index in range(bank.num_characters):
         groups[character(index).shape, character(index).colour_word].append(index)
@@ -86,7 +96,10 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
     for step in training.run(model=model, average=average, optimizer=optimizer):
         rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
         chosen = np.concatenate(
-            [rng.choice(pools[k], GROUP_SIZE, replace=False) for k in rng.choice(len(pools), GROUPS, replace=False)]
+            [
+                rng.choice(pools[k], GROUP_SIZE, replace=False)
+                for k in rng.choice(len(pools), GROUPS, replace=False)
+            ]
         )
         views = rng.permuted(np.tile(np.arange(VIEWS), (len(chosen), 1)), axis=1)
         pixels = torch.cat([_pixels(bank, chosen, views[:, 0]), _pixels(bank, chosen, views[:, 1])])
@@ -110,7 +123,9 @@ def _averaged(average: Average) -> ResNetModel:
     return model.eval()
 
 
-def _report(training: Training, model: ResNetModel, average: Average, bank: PanelBank, losses: list[float]) -> None:
+def _report(
+    training: Training, model: ResNetModel, average: Average, bank: PanelBank, losses: list[float]
+) -> None:
     auroc, auroc_alike = validate(_averaged(average), bank)
     training.log(loss=float(np.mean(losses[-100:])), auroc=auroc, auroc_alike=auroc_alike)
 
@@ -121,4 +136,6 @@ def export(work: Path, folder: Path) -> None:
     model.load_state_dict(torch.load(work / "identity" / "checkpoint.pt", weights_only=True)["average"])
     model.half().save_pretrained(folder)
     mean = [0.5, 0.5, 0.5]
-    ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=mean).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=mean).save_pretrained(
+        folder
+    )

@@ -1,4 +1,6 @@
-"""What the training scripts share: a clock, a learning-rate curve, an average of the weights, checkpoints, a log."""
+"""What the training scripts share: a clock, a learning-rate curve, an average of the weights, checkpoints, a
+log.
+"""
 
 import json
 import math
@@ -20,6 +22,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's present weights."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -31,14 +34,21 @@ class Average:
 class Training:
     """A training of stated length in minutes that survives being stopped.
 
-    The learning rate follows the share of the time that is spent: a linear warm-up, then a cosine to a fiftieth. A
-    checkpoint holds modules, averages, optimisers, the step and the minutes spent, so that a run goes on where it stopped,
-    on another machine too.
+    The learning rate follows the share of the time that is spent: a linear warm-up, then a cosine to a
+    fiftieth. A checkpoint holds modules, averages, optimisers, the step and the minutes spent, so that a run
+    goes on where it stopped, on another machine too.
     """
 
-    def __init__(self, folder: Path, minutes: float, warmup_steps: int = 100, save_every_s: float = 120.0) -> None:
+    def __init__(
+        self, folder: Path, minutes: float, warmup_steps: int = 100, save_every_s: float = 120.0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.minutes, self.warmup_steps, self.save_every_s = folder, minutes, warmup_steps, save_every_s
+        self.folder, self.minutes, self.warmup_steps, self.save_every_s = (
+            folder,
+            minutes,
+            warmup_steps,
+            save_every_s,
+        )
         self.step, self.spent_s = 0, 0.0
         self.state: dict[str, Any] = {}
 
@@ -53,7 +63,9 @@ class Training:
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.share)))
 
     def run(self, **state: Any) -> Iterator[int]:
-        """Yield step numbers until the time is spent; `state` are the objects with a state dict to be saved."""
+        """Yield step numbers until the time is spent; `state` are the objects with a state dict to be
+        saved.
+        """
         self.state = state
         path = self.folder / "checkpoint.pt"
         if path.exists():
@@ -85,6 +97,8 @@ class Training:
 
     def log(self, **values: float) -> None:
         """Append one line to `log.jsonl`."""
-        row = {"step": self.step, "minutes": round(self.spent_s / 60, 2)} | {k: round(v, 5) for k, v in values.items()}
+        row = {"step": self.step, "minutes": round(self.spent_s / 60, 2)} | {
+            k: round(v, 5) for k, v in values.items()
+        }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")

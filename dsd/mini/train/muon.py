@@ -1,4 +1,6 @@
-"""Muon, in float32 and for convolutions too: `torch.optim.Muon` takes matrices alone and works in bfloat16."""
+"""Muon, in float32 and for convolutions too: `torch.optim.Muon` takes matrices alone and works in
+bfloat16.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +10,9 @@ from torch import Tensor, nn
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearly the closest semi-orthogonal matrix, by the quintic Newton-Schulz iteration of Jordan et al. (2024)."""
+    """Nearly the closest semi-orthogonal matrix, by the quintic Newton-Schulz iteration of Jordan et al.
+    (2024).
+    """
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -19,12 +23,15 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonalised, scaled to the size of AdamW's (Liu et al., 2025, arXiv 2502.16982).
+    """Momentum whose steps are orthogonalised, scaled to the size of AdamW's (Liu et al., 2025, arXiv
+    2502.16982).
 
     A convolution's weight (out, in, kh, kw) counts as a matrix of `out` rows.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

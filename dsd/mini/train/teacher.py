@@ -1,8 +1,8 @@
 """Trains the small world's teacher: a FLUX transformer and its two text encoders, together, by flow matching.
 
-Panels are encoded once; a training picture is one panel, two side by side or four in a grid, of one character in contexts
-that differ, put together from latents. The `guidance` part then distils classifier-free guidance into the guidance input,
-as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
+Panels are encoded once; a training picture is one panel, two side by side or four in a grid, of one character
+in contexts that differ, put together from latents. The `guidance` part then distils classifier-free guidance
+into the guidance input, as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
 """
 
 import random
@@ -40,14 +40,17 @@ SHARES = {"2x2": 0.6, "1x2": 0.2, "1x1": 0.2}
 BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
 LONG_EVERY, LONG_BATCH = 25, 6
-"""Every so often prompts are padded to 512 tokens, as `FluxPipeline` does by default, so that padding means nothing."""
+"""Every so often prompts are padded to 512 tokens, as `FluxPipeline` does by default, so that padding means
+nothing."""
 GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
 
 
 class LatentBank:
-    """Latents (characters, 8, 16, 8, 8) of a `PanelBank`, scaled to unit variance; encoded once, kept on disk."""
+    """Latents (characters, 8, 16, 8, 8) of a `PanelBank`, scaled to unit variance; encoded once, kept on
+    disk.
+    """
 
     def __init__(self, folder: Path, bank: PanelBank, vae: AutoencoderKL) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,11 +103,15 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     panels = torch.from_numpy(np.stack(canvases)).float().unflatten(1, (rows, columns))
     canvas = panels.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     n, c, h, w = canvas.shape
-    return Examples(x_0=FluxPipeline._pack_latents(canvas, n, c, h, w), prompts=prompts, rows=h // 2, columns=w // 2)
+    return Examples(
+        x_0=FluxPipeline._pack_latents(canvas, n, c, h, w), prompts=prompts, rows=h // 2, columns=w // 2
+    )
 
 
 def text_length(batch: Examples, step: int) -> int:
-    """How many T5 tokens a batch is padded to: 32 when a prompt of one panel fits, or 64; so the length means nothing."""
+    """How many T5 tokens a batch is padded to: 32 when a prompt of one panel fits, or 64; so the length means
+    nothing.
+    """
     return 32 if len(batch.prompts) == BATCH["1x1"] and step % 4 else text.T5_LENGTH
 
 
@@ -117,10 +124,16 @@ class Teacher(nn.Module):
         self.transformer = FluxTransformer2DModel(**CONFIG)
         self.text_encoder, self.text_encoder_2 = text.make_encoders(clip, t5)
 
-    def forward(self, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Examples, prompts: list[str], length: int) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Examples, prompts: list[str], length: int
+    ) -> Tensor:
         """Velocity of packed latents, through the same calls as `FluxPipeline` makes."""
-        clip_ids = self.clip(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        t5_ids = self.t5(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        clip_ids = self.clip(
+            prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
+        t5_ids = self.t5(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
         tokens = self.text_encoder_2(t5_ids)[0]
         return self.transformer(
             hidden_states=x_t,
@@ -129,7 +142,9 @@ class Teacher(nn.Module):
             pooled_projections=self.text_encoder(clip_ids).pooler_output,
             encoder_hidden_states=tokens,
             txt_ids=torch.zeros(length, 3),
-            img_ids=FluxPipeline._prepare_latent_image_ids(1, batch.rows, batch.columns, torch.device("cpu"), torch.float32),
+            img_ids=FluxPipeline._prepare_latent_image_ids(
+                1, batch.rows, batch.columns, torch.device("cpu"), torch.float32
+            ),
             return_dict=False,
         )[0]
 
@@ -142,11 +157,18 @@ def load_vae(work: Path) -> AutoencoderKL:
 
 def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
     """The parts as a stock pipeline."""
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0
+    )
     return FluxPipeline(
-        scheduler=scheduler, vae=vae, text_encoder=model.text_encoder, tokenizer=model.clip, tokenizer_2=model.t5,
-        text_encoder_2=model.text_encoder_2, transformer=model.transformer,
-    )  # fmt: skip
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=model.clip,
+        tokenizer_2=model.t5,
+        text_encoder_2=model.text_encoder_2,
+        transformer=model.transformer,
+    )
 
 
 def _noise(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,8 +178,12 @@ def _noise(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor,
 
 
 def _optimizers(model: Teacher, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    matrices, others = split_parameters(model, lambda n: "blocks." in n and "norm" not in n or ".layers." in n or ".block." in n)
-    return Muon(matrices, lr=2 * rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    matrices, others = split_parameters(
+        model, lambda n: ("blocks." in n and "norm" not in n) or ".layers." in n or ".block." in n
+    )
+    return Muon(matrices, lr=2 * rate), torch.optim.AdamW(
+        others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3
+    )
 
 
 def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 1.5e-3) -> None:
@@ -177,7 +203,9 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
             long = step % LONG_EVERY == LONG_EVERY - 1
             batch = coming.result() if coming else examples(bank, step)
-            coming = ahead.submit(examples, bank, step + 1, LONG_BATCH if (step + 1) % LONG_EVERY == LONG_EVERY - 1 else None)
+            coming = ahead.submit(
+                examples, bank, step + 1, LONG_BATCH if (step + 1) % LONG_EVERY == LONG_EVERY - 1 else None
+            )
             t, noise, x_t = _noise(batch, torch.Generator().manual_seed(step))
             for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
                 for group in optimizer.param_groups:
@@ -202,7 +230,10 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
 def load_teacher(work: Path) -> Teacher:
     """A teacher with random weights and the tokenizers of `work`."""
     folder = work / "tokenizers"
-    return Teacher(CLIPTokenizer.from_pretrained(folder / "tokenizer"), T5Tokenizer.from_pretrained(folder / "tokenizer_2"))
+    return Teacher(
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+    )
 
 
 def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
@@ -217,7 +248,9 @@ def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
     model.text_encoder.requires_grad_(False)
     model.text_encoder_2.requires_grad_(False)
     average = Average(model, 0.995)
-    optimizer = torch.optim.AdamW(model.transformer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.transformer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
     training = Training(work / "guidance", minutes, warmup_steps=20)
     losses: list[float] = []
     for step in training.run(model=model, average=average, optimizer=optimizer):
@@ -247,7 +280,12 @@ def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
 
 @torch.no_grad()
 def sample_with_average(
-    model: Teacher, average: Average, vae: AutoencoderKL, picture: Path, guidance: float = 1.0, steps: int = 20
+    model: Teacher,
+    average: Average,
+    vae: AutoencoderKL,
+    picture: Path,
+    guidance: float = 1.0,
+    steps: int = 20,
 ) -> None:
     """Draw held-out prompts with the averaged weights, through the stock pipeline."""
     kept = {name: value.clone() for name, value in model.state_dict().items()}
@@ -257,9 +295,14 @@ def sample_with_average(
     pipeline = assemble(model, vae)
     pipeline.set_progress_bar_config(disable=True)
     grids = pipeline(
-        prompts, height=128, width=128, num_inference_steps=steps, guidance_scale=guidance,
-        max_sequence_length=text.T5_LENGTH, generator=torch.Generator().manual_seed(0),
-    ).images  # fmt: skip
+        prompts,
+        height=128,
+        width=128,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        max_sequence_length=text.T5_LENGTH,
+        generator=torch.Generator().manual_seed(0),
+    ).images
     sheet = Image.new("RGB", (6 * 128, -(-SAMPLE_PROMPTS // 6) * 128))
     for i, grid in enumerate(grids):
         sheet.paste(grid, (i % 6 * 128, i // 6 * 128))

@@ -1,4 +1,6 @@
-"""The small world's tokenizers, trained on its own captions, and the two small text encoders, with random weights."""
+"""The small world's tokenizers, trained on its own captions, and the two small text encoders, with random
+weights.
+"""
 
 import json
 import math
@@ -41,9 +43,12 @@ def make_clip_tokenizer(texts: list[str]) -> CLIPTokenizer:
     model = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
     model.normalizer, model.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=1200, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False,
+        vocab_size=1200,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
         special_tokens=["<|startoftext|>", "<|endoftext|>"],
-    )  # fmt: skip
+    )
     model.train_from_iterator(texts, trainer)
     learned = json.loads(model.to_str())["model"]
     vocabulary: dict[str, int] = learned["vocab"]
@@ -54,26 +59,47 @@ def make_clip_tokenizer(texts: list[str]) -> CLIPTokenizer:
 
 
 def make_t5_tokenizer(texts: list[str]) -> T5Tokenizer:
-    """A T5 tokenizer: a unigram model with a piece for each word of `texts`, and printable ASCII for all other words."""
+    """A T5 tokenizer: a unigram model with a piece for each word of `texts`, and printable ASCII for all
+    other words.
+    """
     words = Counter(f"▁{word.strip(string.punctuation)}" for text in texts for word in text.split())
     total = sum(words.values())
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(word, math.log(count / total)) for word, count in words.most_common() if len(word) > 1]
-    pieces += [(letter, -15.0) for letter in [*string.ascii_letters, *string.digits, *string.punctuation, "▁"]]
+    pieces += [
+        (letter, -15.0) for letter in [*string.ascii_letters, *string.digits, *string.punctuation, "▁"]
+    ]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_LENGTH)
 
 
 def make_encoders(clip: CLIPTokenizer, t5: T5Tokenizer) -> tuple[CLIPTextModel, T5EncoderModel]:
     """Text encoders of two layers and width 128."""
     clip_config = CLIPTextConfig(
-        vocab_size=len(clip), hidden_size=WIDTH, intermediate_size=2 * WIDTH, projection_dim=WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=CLIP_LENGTH, hidden_act="quick_gelu",
-        bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(clip),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=CLIP_LENGTH,
+        hidden_act="quick_gelu",
+        bos_token_id=clip.bos_token_id,
+        eos_token_id=clip.eos_token_id,
+        pad_token_id=clip.pad_token_id,
+    )
     t5_config = T5Config(
-        vocab_size=len(t5), d_model=WIDTH, d_kv=32, d_ff=2 * WIDTH, num_layers=2, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", pad_token_id=t5.pad_token_id, eos_token_id=t5.eos_token_id, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=len(t5),
+        d_model=WIDTH,
+        d_kv=32,
+        d_ff=2 * WIDTH,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=t5.pad_token_id,
+        eos_token_id=t5.eos_token_id,
+        tie_word_embeddings=False,
+    )
     return CLIPTextModel(clip_config), T5EncoderModel(t5_config)
 
 
