@@ -129,7 +129,7 @@ def _mini(*, device: torch.device) -> Forward:
 
 def _transformers(
     model: str | Path,
-    pooling: Pooling | None = None,
+    pooling: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     *,

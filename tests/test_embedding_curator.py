@@ -82,7 +82,7 @@ def grid_pairs():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_verdicts_do_not_depend_on_the_batch_size(folder, grid_pairs, batch_size):
-    middle = sorted(verdict.score for verdict in EmbeddingCurator(folder, low=-1).judge_batch(grid_pairs))
+    middle = sorted(verdict.score for verdict in EmbeddingCurator(folder, low=-1.0).judge_batch(grid_pairs))
     low = (middle[29] + middle[30]) / 2  # between two scores, so that half of the pairs pass
     alone = [EmbeddingCurator(folder, low=low).judge(pair) for pair in grid_pairs]
     together = EmbeddingCurator(folder, low=low, batch_size=batch_size).judge_batch(grid_pairs)
@@ -176,30 +176,29 @@ def test_the_spec_holds_the_extractor(folder):
 
 
 def histogram(images):
-    """Joint histogram of 8 x 8 x 8 colours of the middle half."""
+    """Square roots of a histogram of 8 x 8 x 8 colours of the middle half: their cosine is the Bhattacharyya coefficient."""
     found = []
     for image in images:
         width, height = image.size
         box = (width // 4, height // 4, width - width // 4, height - height // 4)
         levels = np.asarray(image.crop(box), dtype=int).reshape(-1, 3) // 32
-        found.append(np.bincount(levels @ [64, 8, 1], minlength=512))
-    return np.stack(found).astype(np.float32)
+        found.append(np.bincount(levels @ [64, 8, 1], minlength=512) ** 0.5)
+    return np.stack(found)
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs the labelled photographs")
 def test_on_photographs_of_fifteen_subjects():
-    """A histogram of colours tells them apart with an AUROC of .84 on all pairs of the whole data set."""
-    images, rows = {}, list(csv.DictReader((PHOTOGRAPHS / "subjects.csv").open()))
-    for row in rows:
-        with Image.open(PHOTOGRAPHS / "images" / row["image"]) as image:
-            images[row["image"]] = image.convert("RGB")
-    found = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :]]
-    pairs = [Pair(reference=images[a["image"]], target=images[b["image"]]) for a, b in found]
-    verdicts = EmbeddingCurator(histogram, low=0.5).judge_batch(pairs)
+    """Measured apart from this: AUROC .839 on all 3,160 pairs, .719 on the 422 of one class (two dogs, say)."""
+    rows = list(csv.DictReader((PHOTOGRAPHS / "subjects.csv").open()))
+    images = [Image.open(PHOTOGRAPHS / "images" / row["image"]) for row in rows]
+    found = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
+    same, alike = (torch.tensor([int(rows[i][k] == rows[j][k]) for i, j in found]) for k in ("subject", "class"))
+    curator = EmbeddingCurator(histogram, low=0.75)
+    verdicts = curator.judge_batch([Pair(reference=images[i], target=images[j]) for i, j in found])
     scores = torch.tensor([verdict.score for verdict in verdicts])
-    same = torch.tensor([int(a["subject"] == b["subject"]) for a, b in found])
-    auroc = float(binary_auroc(scores, same))
-    print("AUROC", auroc, "pairs", len(pairs))
-    assert auroc > 0.82
+    assert float(binary_auroc(scores, same)) == pytest.approx(0.839, abs=0.005)
+    assert float(binary_auroc(scores[alike == 1], same[alike == 1])) == pytest.approx(0.719, abs=0.01)
     kept = torch.tensor([verdict.accepted for verdict in verdicts])
-    assert same[kept].float().mean() > 3 * same.float().mean()
+    share = [float(same[chosen].float().mean()) for chosen in (kept, ~kept)]
+    print(share, kept.sum())
+    assert share[0] > 5 * share[1]

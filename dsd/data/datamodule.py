@@ -108,12 +108,14 @@ class PairDataModule(lightning.LightningDataModule):
     @property
     def train_ids(self) -> list[str]:
         """The ids of the pairs to train on."""
-        return [self._ready().ids[i] for i in self._positions[0]]
+        ids = self._ready().ids
+        return [ids[i] for i in self._positions[0]]
 
     @property
     def val_ids(self) -> list[str]:
         """The ids of the pairs that are held out."""
-        return [self._ready().ids[i] for i in self._positions[1]]
+        ids = self._ready().ids
+        return [ids[i] for i in self._positions[1]]
 
     def train_dataloader(self) -> PairLoader:
         """Batches in an order of their own each epoch."""
@@ -129,8 +131,9 @@ class PairDataModule(lightning.LightningDataModule):
         return self._opened
 
     def _loader(self, part: int, batch_size: int, shuffle: bool) -> PairLoader:
+        opened = self._ready()
         return PairLoader(
-            self._ready(),
+            opened,
             self._positions[part],
             batch_size,
             seed=self.seed,

@@ -104,6 +104,8 @@ class PairLoader:
         world_size: the number of processes.
     """
 
+    batch_sampler = None  # Lightning looks for it beside `sampler`
+
     def __init__(
         self,
         source: Source,

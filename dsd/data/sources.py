@@ -158,7 +158,8 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
     """
     if columns is None:
         ours = {column: column for column in COLUMNS}
-        columns = ours if {"reference", "target"} <= set(there) else RELEASE_COLUMNS
+        known = ours if {"reference", "target"} <= set(there) else RELEASE_COLUMNS
+        columns = {name: column for name, column in known.items() if column in there or name != "caption"}
     elif not set(columns) <= set(COLUMNS) or not set(columns.values()) <= set(there):
         if set(columns.values()) <= set(COLUMNS):
             columns = {ours: theirs for theirs, ours in columns.items()}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsd.data.atomic import sha256_of
-from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest
+from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest, ids_digest
 from dsd.data.rows import Row, TableKind
 
 R = TypeVar("R")
@@ -100,11 +100,11 @@ class Table(Generic[R]):
 
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
-        return self._strings(self.kind.id_column)
+        return [row_id for shard in self.manifest.shards for row_id in self._ids_of(shard)]
 
     def keys(self) -> set[str]:
         """The ids of the rows of the earlier stage that rows were made from."""
-        return set(self._strings(self.kind.key_column))
+        return set(self.columns(self.kind.key_column)[self.kind.key_column].to_pylist())
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of all rows; pictures in the others are not read."""
@@ -168,9 +168,12 @@ class Table(Generic[R]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": OrderedDict(), "_files": OrderedDict(), "_group_bytes": 0}
 
-    def _strings(self, name: str) -> list[str]:
-        values: list[str] = self.columns(name)[name].to_pylist()
-        return values
+    def _ids_of(self, shard: Shard) -> list[str]:
+        name = self.kind.id_column
+        ids: list[str] = self._read(shard, self._open(shard)[1], None, [name])[name].to_pylist()
+        if ids_digest(ids) != shard.ids:
+            raise self._damaged(shard, "the ids of its rows are not the recorded ones")
+        return ids
 
     def _record(self, shard: Shard, row: Row) -> R:
         try:
@@ -235,11 +238,11 @@ class Table(Generic[R]):
         if shards != self._placed:
             self._places = {}
             for number, shard in enumerate(shards):
+                ids = iter(self._ids_of(shard))
                 _, file = self._open(shard)
                 for group in range(file.num_row_groups):
-                    names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
-                    for offset, name in enumerate(names.to_pylist()):
-                        self._places[name] = (number, group, offset)
+                    for offset in range(file.metadata.row_group(group).num_rows):
+                        self._places[next(ids)] = (number, group, offset)
             self._placed = shards
         return self._places
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dsd.evaluation.bootstrap import Interval
     from dsd.evaluation.curation import Consistency, consistency
-    from dsd.evaluation.report import Section, report_run, write_page
+    from dsd.evaluation.page import Section, write_page
+    from dsd.evaluation.report import report_run
     from dsd.evaluation.small_world import Evaluation, HeldOut, MethodScores, evaluate_methods, held_out
 
 __all__ = [
@@ -32,12 +33,12 @@ _MODULE_OF_NAME = {
     "HeldOut": "small_world",
     "Interval": "bootstrap",
     "MethodScores": "small_world",
-    "Section": "report",
+    "Section": "page",
     "consistency": "curation",
     "evaluate_methods": "small_world",
     "held_out": "small_world",
     "report_run": "report",
-    "write_page": "report",
+    "write_page": "page",
 }
 
 

@@ -97,12 +97,13 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        data_uri=data_uri, share=_share, count=_count, number=_number, duration=duration, pretty=_pretty, compact=_compact
+        data_uri=data_uri, share=percent, count=_count, number=_number, duration=duration, pretty=_pretty, compact=_compact
     )
     return environment
 
 
-def _share(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in percent; a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
 
 
