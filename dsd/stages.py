@@ -1,7 +1,7 @@
 """The stages of a run: prompts, grids, pairs, verdicts, encodings.
 
-Each reads the stage before it, does what is missing, and can be stopped at any moment and called again. What a row holds
-depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
+Each reads the stage before it, does what is missing, and can be stopped at any moment and called again. What
+a row holds depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
 """
 
 import hashlib
@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from dsd import curators, grids, pairs, prompts, teachers
-from dsd.data.manifest import without_secrets
+from dsd import curators, prompts, teachers
 from dsd.data.policy import Policy
 from dsd.data.rows import Failure, Judged
 from dsd.data.store import Run
-from dsd.data.table import Table
 from dsd.data.writer import TableWriter
 from dsd.engines import StageSummary, fill, progress_bar
-from dsd.types import STATUSES, Grid, GridPrompt, Pair, Verdict
+from dsd.engines.checks import checked_grid, failure, pairs_of, told, verdict_counts
+from dsd.types import Grid, GridPrompt, Pair
 
 if TYPE_CHECKING:
     from dsd.backbones.base import Backbone
@@ -34,7 +33,6 @@ RunLike = Run | str | PathLike[str]
 _HOW_NOT_WHAT = frozenset(
     {"batch_size", "device", "offload", "num_workers", "concurrency", "local_files_only"}
 )
-_FLAT = 4  # a picture whose channels all span fewer grey levels shows nothing
 
 
 def write_prompts(
@@ -74,7 +72,8 @@ def write_prompts(
             known = set(table.ids())
             before = len(known)
             bar.update(before)
-            # Without a hole (a shard that was set aside) the first rows are there, so the rest starts no earlier than this.
+            # Without a hole (a shard that was set aside) the first rows are there, so the rest starts no
+            # earlier than this.
             whole = [shard.file for shard in table.manifest.shards] == sorted(
                 f"part-{i:05d}.parquet" for i in range(len(table.manifest.shards))
             )
@@ -130,12 +129,12 @@ def draw_grids(
             if len(batch) > 1:  # find out which one it was
                 return [result for item in batch for result in draw([item])]
             logger.warning("The grid of prompt %s could not be drawn", batch[0][0], exc_info=True)
-            return [_failure(batch[0][0], error)]
+            return [failure(batch[0][0], error)]
         if len(drawn) != len(batch):
             raise ValueError(
                 f"{type(artist).__name__}.draw returned {len(drawn)} grids for {len(batch)} prompts."
             )
-        return [_checked_grid(grid, prompt_id) for grid, (prompt_id, _) in zip(drawn, batch, strict=True)]
+        return [checked_grid(grid, prompt_id) for grid, (prompt_id, _) in zip(drawn, batch, strict=True)]
 
     return fill(
         run,
@@ -176,7 +175,7 @@ def make_pairs(
     run = _run(run)
 
     def pair(batch: list[tuple[str, Grid]]) -> list[list[Pair] | Failure]:
-        return [_pairs_of(grid_id, grid, max_pairs, seed) for grid_id, grid in batch]
+        return [pairs_of(grid_id, grid, max_pairs, seed) for grid_id, grid in batch]
 
     return fill(
         run,
@@ -200,13 +199,13 @@ def curate(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> StageSummary:
-    """Let a curator judge every pair that it has not judged yet. The pairs stay as they are, kept and dropped ones.
+    """Let a curator judge every pair that it has not judged yet. The pairs themselves stay as they are.
 
     Args:
         run: the run or its folder.
         curator: a curator, its name or its spec.
-        name: under which to keep the verdicts, so that two settings of one curator can stand side by side; by default the
-            curator's registered name.
+        name: under which to keep the verdicts, so that two settings of one curator can stand side by side; by
+            default the curator's registered name.
         batch_size: how many pairs the curator gets at once.
         overwrite: discard this curator's verdicts.
         retry_failed: judge those pairs again whose verdict is "failed".
@@ -227,7 +226,7 @@ def curate(
                 f"{type(judge).__name__}.judge_batch gave {len(verdicts)} verdicts for {len(batch)} pairs."
             )
         ids = [pair_id for pair_id, _ in batch]
-        return [[Judged(pair_id=i, verdict=_told(v))] for i, v in zip(ids, verdicts, strict=True)]
+        return [[Judged(pair_id=i, verdict=told(v))] for i, v in zip(ids, verdicts, strict=True)]
 
     return fill(
         run,
@@ -239,7 +238,7 @@ def curate(
         retry_failed=retry_failed,
         progress=progress,
         name_hint=" To keep both, give this one its own `name`.",
-        counts=_verdict_counts,
+        counts=verdict_counts,
         shown=lambda records: {"accepted": sum(record.verdict.accepted for record in records)},
     )
 
@@ -258,8 +257,8 @@ def encode(
 ) -> StageSummary:
     """Cache the latents and text embeddings that training reads, for every accepted pair that has none.
 
-    They stand under `encoded/`, by the backbone's revision and the conditioning, so that those of another model are never
-    taken for them. Equal captions and equal references are encoded and stored once.
+    They stand under `encoded/`, by the backbone's revision and the conditioning, so that those of another
+    model are never taken for them. Equal captions and equal references are encoded and stored once.
 
     Args:
         run: the run or its folder.
@@ -309,65 +308,8 @@ def encode(
 
 
 def draw_seed(seed: int, prompt_id: str) -> int:
-    """The seed of one grid: 32 bits of SHA-256 over the run's seed and the prompt's id, the same on every machine."""
+    """The seed of one grid: 32 bits of SHA-256 over the run's seed and the prompt's id."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()[:4], "big")
-
-
-def _checked_grid(grid: Grid, prompt_id: str) -> list[Grid] | Failure:
-    if grid.prompt.id != prompt_id:
-        raise ValueError(
-            f"The teacher returned a grid of prompt {grid.prompt.id} where that of {prompt_id} was due."
-        )
-    image = grid.image
-    if image.mode != "RGB":
-        return Failure(source=prompt_id, reason=f"The picture has mode {image.mode}, not RGB.")
-    try:
-        grids.split(image, grid.prompt.layout)
-    except ValueError as error:
-        return _failure(prompt_id, error)
-    if all(high - low < _FLAT for low, high in image.getextrema()):  # type: ignore[misc]
-        color = image.getpixel((0, 0))
-        return Failure(
-            source=prompt_id,
-            reason=f"The picture is one colour, {color}: the model gave no numbers (try another dtype), or a filter struck.",
-        )
-    return [grid]
-
-
-def _pairs_of(grid_id: str, grid: Grid, max_pairs: int | None, seed: int) -> list[Pair] | Failure:
-    try:
-        return pairs.from_panels(
-            grid, grids.split(grid.image, grid.prompt.layout), max_pairs=max_pairs, seed=seed
-        )
-    except ValueError as error:
-        return _failure(grid_id, error)
-
-
-def _failure(source: str, error: Exception) -> Failure:
-    return Failure(source=source, reason=without_secrets(f"{type(error).__name__}: {error}"))
-
-
-def _told(verdict: Verdict) -> Verdict:
-    """The verdict without keys that an error message may have repeated."""
-    if verdict.status != "failed":
-        return verdict
-    return Verdict(
-        status=verdict.status,
-        score=verdict.score,
-        reason=without_secrets(verdict.reason),
-        cost_usd=verdict.cost_usd,
-        raw=without_secrets(verdict.raw),
-    )
-
-
-def _verdict_counts(table: Table[Judged]) -> dict[str, Any]:
-    columns = table.columns("status", "cost_usd")
-    status = columns["status"].to_pylist()
-    costs = [cost for cost in columns["cost_usd"].to_pylist() if cost is not None]
-    counts: dict[str, Any] = {name: status.count(name) for name in STATUSES if name in status}
-    judged = counts.get("accepted", 0) + counts.get("rejected", 0)
-    counts["yield"] = round(counts.get("accepted", 0) / judged, 4) if judged else None
-    return counts | ({"cost_usd": round(sum(costs), 6), "cost_known": len(costs)} if costs else {})
 
 
 def _what(spec: Mapping[str, Any]) -> dict[str, Any]:

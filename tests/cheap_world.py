@@ -1,4 +1,4 @@
-"""A teacher and a curator that cost nothing and depend on their input alone, and a folder with a whole run of them."""
+"""A teacher and a curator that cost nothing and depend on their input alone, and a whole run of them."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ def picture(text, size=16):
 
 @teachers.register("cheap")
 class CheapTeacher(teachers.Teacher):
-    """Draws noise; `faults` maps the number of a prompt in the run's order to what goes wrong with it."""
+    """Draws noise; `faults` maps a word of a prompt to what goes wrong with it."""
 
     def __init__(self, batch_size=3, size=16, pause_s=0.0, faults=(), look="noise"):
         self.batch_size, self.size, self.pause_s, self.look = batch_size, size, pause_s, look
@@ -70,7 +70,9 @@ def make_run(path, count=8, curator="parity", **teacher):
     """A whole run in the folder `path`."""
     run = dsd.Run(path)
     os.makedirs(path, exist_ok=True)
-    dsd.write_prompts(run, writer=write_prompt_file(path.parent / f"{path.name}.txt", count), count=count, progress=False)
+    dsd.write_prompts(
+        run, writer=write_prompt_file(path.parent / f"{path.name}.txt", count), count=count, progress=False
+    )
     dsd.draw_grids(run, teacher={"name": "cheap", **teacher}, progress=False)
     dsd.make_pairs(run, progress=False)
     if curator:

@@ -1,8 +1,8 @@
 """A program that makes a whole run in small shards, and is killed while it does.
 
-    kill_me.py RUN          works slowly, says "started" when it begins; killed from outside
-    kill_me.py RUN WHOLE    ends itself at each step of writing in turn, then once not; says how many steps there were.
-                            In WHOLE it makes the same run without a stop.
+kill_me.py RUN          works slowly, says "started" when it begins; killed from outside
+kill_me.py RUN WHOLE    ends itself at each step of writing in turn, then not; says how many there were.
+                        In WHOLE it makes the same run without a stop.
 """
 
 import itertools
@@ -27,7 +27,7 @@ def work(path, count=COUNT, pause_s=0.0):
 
 
 def count_steps(path, stop_at):
-    """Run until the step number `stop_at` of changing the disk, before which the process ends as if killed."""
+    """Run until step number `stop_at` of changing the disk, before which the process ends as if killed."""
     done = 0
 
     def counted(function):

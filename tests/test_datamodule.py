@@ -1,6 +1,7 @@
 """The data module: an order that depends on seed and epoch alone, kept through a stop in mid-epoch."""
 
 import collections
+from itertools import chain
 
 import datasets
 import lightning
@@ -66,7 +67,7 @@ def test_order_depends_on_seed_and_epoch_alone(run, tmp_path, monkeypatch):
     )
     first, second = ids_of(one), ids_of(one)
     assert first != second
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == sorted(run.pairs.ids())
+    assert sorted(chain(*first)) == sorted(chain(*second)) == sorted(run.pairs.ids())
     assert [ids_of(many), ids_of(many)] == [first, second]
     assert ids_of(workers) == first
     assert ids_of(other) != first
@@ -75,7 +76,9 @@ def test_order_depends_on_seed_and_epoch_alone(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_pairs", [1, 5, 12, 13])
 def test_processes_share_an_epoch(num_pairs, world_size):
-    samplers = [EpochSampler(num_pairs, 2, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    samplers = [
+        EpochSampler(num_pairs, 2, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
     parts = [sampler.batches() for sampler in samplers]
     assert len({len(part) for part in parts}) == 1
     assert len({tuple(map(len, part)) for part in parts}) == 1
@@ -83,7 +86,10 @@ def test_processes_share_an_epoch(num_pairs, world_size):
     if num_pairs >= 2 * world_size:
         assert set(seen.values()) == {1}
         assert len(seen) == num_pairs // (2 * world_size) * 2 * world_size
-    held = [EpochSampler(num_pairs, 2, seed=0, shuffle=False, rank=r, world_size=world_size) for r in range(world_size)]
+    held = [
+        EpochSampler(num_pairs, 2, seed=0, shuffle=False, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     assert {i for sampler in held for batch in sampler.batches() for i in batch} == set(range(num_pairs))
 
 
@@ -116,7 +122,7 @@ def test_held_out_pairs(run):
     assert not train & held
     assert len(train) + len(held) == 4
     assert held
-    assert sorted(sum(ids_of(data.val_dataloader()), [])) == data.val_ids
+    assert sorted(chain(*ids_of(data.val_dataloader()))) == data.val_ids
     assert ids_of(data.val_dataloader()) == ids_of(data.val_dataloader())
     again = dsd.PairDataModule(run.path, policy="every", val_fraction=0.3)
     assert again.val_ids == data.val_ids
@@ -162,9 +168,13 @@ class Stop(Callback):
 def fit(data, folder, steps, callbacks=(), ckpt_path=None, **options):
     model = Recorder()
     trainer = lightning.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        max_steps=steps, accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[ModelCheckpoint(dirpath=folder, save_top_k=-1, every_n_train_steps=1, filename="{step}"), *callbacks],
+        callbacks=[
+            ModelCheckpoint(dirpath=folder, save_top_k=-1, every_n_train_steps=1, filename="{step}"),
+            *callbacks,
+        ],
         **options,
     )  # fmt: skip
     try:
@@ -181,7 +191,9 @@ def test_training_stopped_in_mid_epoch_goes_on_exactly(run, tmp_path, stop, num_
         pytest.skip("workers cost seconds; two stops will do")
 
     def data():
-        return dsd.PairDataModule(run, batch_size=8, policy="every", val_fraction=0.1, num_workers=num_workers)
+        return dsd.PairDataModule(
+            run, batch_size=8, policy="every", val_fraction=0.1, num_workers=num_workers
+        )
 
     per_epoch = len(data().train_dataloader())
     assert per_epoch == 4  # so that stops fall in the middle, at the end and at the beginning of an epoch
@@ -257,7 +269,9 @@ def parquet(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("columns", [None, RELEASE_COLUMNS, {value: key for key, value in RELEASE_COLUMNS.items()}])
+@pytest.mark.parametrize(
+    "columns", [None, RELEASE_COLUMNS, {value: key for key, value in RELEASE_COLUMNS.items()}]
+)
 @pytest.mark.parametrize("source", ["folder", "file", "pattern", "dataset"])
 def test_released_data_train_as_they_are(parquet, columns, source):
     if source == "folder":

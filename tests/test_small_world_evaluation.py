@@ -1,4 +1,5 @@
-"""The judge is judged: methods whose scores are known, intervals against theory, counts against a count by hand."""
+"""The judge is judged: methods whose scores are known, intervals against theory, counts against a count by
+hand."""
 
 import math
 import random
@@ -17,7 +18,9 @@ from dsd.types import Grid, Pair
 
 def colours(images):
     """An encoder of its own: the picture shrunk to 4 x 4 px, centred so that cosines differ."""
-    small = [np.asarray(image.convert("RGB").resize((4, 4)), dtype=np.float32).ravel() - 128 for image in images]
+    small = [
+        np.asarray(image.convert("RGB").resize((4, 4)), dtype=np.float32).ravel() - 128 for image in images
+    ]
     return torch.from_numpy(np.stack(small))
 
 
@@ -41,19 +44,27 @@ def cases():
 
 @pytest.fixture(scope="module")
 def result(cases):
-    answers = {"text_only": strangers(cases), "student": [case.truths for case in cases], "shuffled": wrong_scenes(cases)}
+    answers = {
+        "text_only": strangers(cases),
+        "student": [case.truths for case in cases],
+        "shuffled": wrong_scenes(cases),
+    }
     return evaluate_methods(cases, answers, colours, workers=1)
 
 
 def test_held_out_cases_are_held_out_and_reproducible(cases, monkeypatch):
     drawn = []
     sample = small_world.sample_character
-    monkeypatch.setattr(small_world, "sample_character", lambda rng, **k: drawn.append(sample(rng, **k)) or drawn[-1])
+    monkeypatch.setattr(
+        small_world, "sample_character", lambda rng, **k: drawn.append(sample(rng, **k)) or drawn[-1]
+    )
     again = held_out(14)
-    assert len(drawn) == 14 and all(world.is_held_out(character) for character in drawn)
+    assert len(drawn) == 14
+    assert all(world.is_held_out(character) for character in drawn)
     assert len({character.combination for character in drawn}) > 9
     for case, other in zip(cases, again, strict=False):
-        assert case.reference.tobytes() == other.reference.tobytes() and case.captions == other.captions
+        assert case.reference.tobytes() == other.reference.tobytes()
+        assert case.captions == other.captions
     assert held_out(1, seed=1)[0].captions != cases[0].captions
 
 
@@ -73,13 +84,17 @@ def test_impossible_cases_are_refused(count, scenes):
 
 def test_a_copy_has_perfect_identity_and_fails_the_prompt(result):
     copy = result.methods["copy"]
-    assert copy.identity == 1 and copy.identity_encoder == pytest.approx(1, abs=1e-6)
-    assert copy.scene == 0 and copy.product == 0
+    assert copy.identity == 1
+    assert copy.identity_encoder == pytest.approx(1, abs=1e-6)
+    assert copy.scene == 0
+    assert copy.product == 0
 
 
 def test_the_ceiling_is_high_and_strangers_are_below_it(result):
     ceiling, text_only = result.methods["ceiling"], result.methods["text_only"]
-    assert ceiling.identity > 0.85 and ceiling.scene > 0.95 and ceiling.product > 0.85
+    assert ceiling.identity > 0.85
+    assert ceiling.scene > 0.95
+    assert ceiling.product > 0.85
     assert text_only.identity < ceiling.identity - 0.3
     assert text_only.scene > 0.95  # the right scene, the wrong character
 
@@ -87,7 +102,8 @@ def test_the_ceiling_is_high_and_strangers_are_below_it(result):
 def test_the_right_pictures_in_the_wrong_order_fail_the_prompt(result):
     shuffled = result.methods["shuffled"]
     assert shuffled.identity == pytest.approx(result.methods["ceiling"].identity)
-    assert shuffled.scene < 0.05 and shuffled.product < 0.05
+    assert shuffled.scene < 0.05
+    assert shuffled.product < 0.05
 
 
 def test_scores_are_those_of_a_loop_over_pictures(cases, result):
@@ -99,7 +115,9 @@ def test_scores_are_those_of_a_loop_over_pictures(cases, result):
     cosine = max(0.0, float(torch.cosine_similarity(reference, truth, dim=0)))
     alone = evaluate_methods([cases[2]], {}, colours, workers=1).methods["ceiling"]
     others = [
-        max(0.0, float(torch.cosine_similarity(reference, colours([x])[0], dim=0))) for x in cases[2].truths if x is not cases[2].truths[1]
+        max(0.0, float(torch.cosine_similarity(reference, colours([x])[0], dim=0)))
+        for x in cases[2].truths
+        if x is not cases[2].truths[1]
     ]
     assert alone.identity_encoder == pytest.approx((cosine + sum(others)) / 4, abs=1e-5)
 
@@ -112,7 +130,9 @@ def test_the_gap_is_closed_by_the_truth_and_not_by_strangers(cases, result):
     means = [found.methods[name].identity for name in ("student", "text_only", "ceiling")]
     assert found.gap_closed == pytest.approx((means[0] - means[1]) / (means[2] - means[1]))
     low, high = found.gap_interval
-    assert low < found.gap_closed < high and 0.2 < low and high < 0.8
+    assert low < found.gap_closed < high
+    assert 0.2 < low
+    assert high < 0.8
     assert evaluate_methods(cases[:2], {}, colours, workers=1).gap_closed is None
 
 
@@ -122,11 +142,13 @@ def test_all_scores_are_shares_with_intervals_around_them(result):
         assert told["references"] == 10
         for name in small_world.SCORES:
             low, high = told["intervals"][name]
-            assert 0 <= low <= told[name] + 1e-6 and told[name] - 1e-6 <= high <= 1
+            assert 0 <= low <= told[name] + 1e-6
+            assert told[name] - 1e-6 <= high <= 1
 
 
 def test_intervals_are_clustered_by_character():
-    """Sixteen equal pictures of a character say no more than one: the interval is that of the characters alone."""
+    """Sixteen equal pictures of a character say no more than one: the interval is that of the characters
+    alone."""
     rng = np.random.default_rng(0)
     per_character = rng.normal(0.5, 0.1, 200)
     values = np.repeat(per_character[:, None], 16, axis=1)
@@ -138,7 +160,9 @@ def test_intervals_are_clustered_by_character():
 
 def test_processes_measure_as_one_process_does(cases):
     images = [image for case in cases for image in (case.reference, *case.truths)]
-    assert measuring.measure_all(images + images[:3], workers=2) == [measure(image) for image in [*images, *images[:3]]]
+    assert measuring.measure_all(images + images[:3], workers=2) == [
+        measure(image) for image in [*images, *images[:3]]
+    ]
 
 
 def test_equal_pictures_are_measured_once(cases, monkeypatch):
@@ -158,7 +182,10 @@ def test_missing_answers_and_wrong_sizes_are_refused(cases):
 
 def pair(character, other, seed, grid, caption=""):
     rng = random.Random(seed)
-    panels = [render_image(who, world.sample_context(rng, scene)) for who, scene in ((character, "sea"), (other, "snow"))]
+    panels = [
+        render_image(who, world.sample_context(rng, scene))
+        for who, scene in ((character, "sea"), (other, "snow"))
+    ]
     return Pair(reference=panels[0], target=panels[1], caption=caption, grid_id=grid)
 
 
@@ -178,7 +205,8 @@ def test_consistency_counts_what_a_person_would():
     assert (found.grids, found.grids_consistent) == (4, 2)
     assert (found.panels, found.panels_in_scene) == (3, 2)
     nothing = consistency(pairs, [False] * 4, workers=1)
-    assert nothing.after is None and nothing.recall == 0
+    assert nothing.after is None
+    assert nothing.recall == 0
     with pytest.raises(ValueError, match="3 verdicts for 4 pairs"):
         consistency(pairs, [True] * 3, workers=1)
 
@@ -190,7 +218,9 @@ class Pipe:
         device = torch.device("cpu")
 
     def __init__(self, cases):
-        self.truths = {text: truth for case in cases for text, truth in zip(case.captions, case.truths, strict=True)}
+        self.truths = {
+            text: truth for case in cases for text, truth in zip(case.captions, case.truths, strict=True)
+        }
         self.references = {text: case.reference for case in cases for text in case.captions}
         self.noise, self.sizes = {}, []
 
@@ -201,7 +231,9 @@ class Pipe:
         assert (height, width, num_inference_steps) == (64, 64, 7)
         assert [self.references[text] for text in prompt] == image
         self.sizes.append(len(prompt))
-        self.noise |= {text: float(torch.rand((), generator=g)) for text, g in zip(prompt, generator, strict=True)}
+        self.noise |= {
+            text: float(torch.rand((), generator=g)) for text, g in zip(prompt, generator, strict=True)
+        }
         return type("Output", (), {"images": [self.truths[text] for text in prompt]})
 
 
@@ -209,7 +241,8 @@ def test_the_student_is_asked_for_every_scene_with_noise_of_its_own(cases):
     pipe, other = Pipe(cases), Pipe(cases)
     answers = small_world.student_answers(cases, pipe, batch_size=24, num_inference_steps=7)
     assert answers == [list(case.truths) for case in cases]
-    assert pipe.sizes == [24, 16] and len(set(pipe.noise.values())) == 40
+    assert pipe.sizes == [24, 16]
+    assert len(set(pipe.noise.values())) == 40
     small_world.student_answers(cases, other, batch_size=5, num_inference_steps=7)
     assert pipe.noise == other.noise
 
@@ -221,14 +254,22 @@ def test_text_only_sees_the_caption_alone(cases):
         def draw(self, prompts, seeds):
             assert all(prompt.layout == "1x1" and prompt.panels == (prompt.text,) for prompt in prompts)
             assert len(set(seeds)) == len(prompts) <= 7
-            return [Grid(image=truths[p.text], prompt=p, seed=s, teacher="t") for p, s in zip(prompts, seeds, strict=True)]
+            return [
+                Grid(image=truths[p.text], prompt=p, seed=s, teacher="t")
+                for p, s in zip(prompts, seeds, strict=True)
+            ]
 
     truths = Pipe(cases).truths
     assert small_world.text_only_answers(cases, Teacher()) == [list(case.truths) for case in cases]
 
 
 def test_an_empty_scene_has_no_identity(cases):
-    contexts = [[world.sample_context(random.Random(i), scene) for scene in case.scenes] for i, case in enumerate(cases[:3])]
+    contexts = [
+        [world.sample_context(random.Random(i), scene) for scene in case.scenes]
+        for i, case in enumerate(cases[:3])
+    ]
     empty = [[Image.fromarray(finish(draw_scene([c]), [c])[0]) for c in row] for row in contexts]
     student = evaluate_methods(cases[:3], {"student": empty}, colours, workers=1).methods["student"]
-    assert student.identity == 0 and student.scene == 1 and student.product == 0
+    assert student.identity == 0
+    assert student.scene == 1
+    assert student.product == 0

@@ -22,9 +22,12 @@ def run(tmp_path):
 
 def rows(run):
     """Everything a run holds, in order."""
-    stages_ = [stage for stage in run.stages() if not stage.startswith("failed")]
-    return {stage: [row for s in run.table(stage).manifest.shards for row in run.table(stage).whole(s).to_pylist()]
-            for stage in stages_}  # fmt: skip
+    names = [stage for stage in run.stages() if not stage.startswith("failed")]
+    tables = {name: run.table(name) for name in names}
+    return {
+        name: [row for shard in table.manifest.shards for row in table.whole(shard).to_pylist()]
+        for name, table in tables.items()
+    }
 
 
 def test_a_run_from_end_to_end(run):
@@ -132,7 +135,9 @@ def test_failed_grids_are_tried_again_when_asked(run):
 def test_a_teacher_that_never_works_stops_the_stage(tmp_path):
     run = dsd.Run(tmp_path / "run")
     dsd.write_prompts(run, writer=write_prompt_file(tmp_path / "prompts.txt", 40), count=40, **QUIET)
-    with pytest.raises(RuntimeError, match="The first 16 of 'grids' all failed, at last with: RuntimeError: cannot draw"):
+    with pytest.raises(
+        RuntimeError, match="The first 16 of 'grids' all failed, at last with: RuntimeError: cannot draw"
+    ):
         dsd.draw_grids(run, teacher=CheapTeacher(faults={"prompt": "raise"}), **QUIET)
     assert not run.failed("grids").exists
     # Once something works, so many failures are recorded: they are the prompts' own.
@@ -145,7 +150,7 @@ def test_a_teacher_that_never_works_stops_the_stage(tmp_path):
 
 def test_a_grid_that_cannot_be_cut_is_recorded(run):
     dsd.draw_grids(run, teacher="cheap", **QUIET)
-    prompt = list(run.prompts)[0]
+    prompt = next(iter(run.prompts))
     bad = dsd.GridPrompt(text="two captions", subject="", panels=("a", "b"), layout="2x2")
     with TableWriter(run.prompts, run.prompts.manifest.spec) as writer:
         writer.add([bad])
@@ -218,7 +223,7 @@ def test_plug_ins_that_break_their_promise_are_named(run):
         def draw(self, prompts, seeds):
             return super().draw(prompts, seeds)[:1]
 
-    with pytest.raises(ValueError, match="Short.draw returned 1 grids for 3 prompts"):
+    with pytest.raises(ValueError, match=r"Short\.draw returned 1 grids for 3 prompts"):
         dsd.draw_grids(run, teacher=Short(), **QUIET)
 
     class Swapped(CheapTeacher):

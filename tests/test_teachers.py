@@ -27,7 +27,8 @@ def test_draws_what_stock_diffusers_draws(tiny_flux):
     pipe = FluxPipeline.from_pretrained(tiny_flux)
     pipe.set_progress_bar_config(disable=True)
     expected = pipe(
-        PROMPTS[0].text, height=32, width=32, num_inference_steps=2, guidance_scale=3.5, max_sequence_length=24,
+        PROMPTS[0].text, height=32, width=32, num_inference_steps=2, guidance_scale=3.5,
+        max_sequence_length=24,
         generator=torch.Generator().manual_seed(7),
     ).images[0]  # fmt: skip
     assert grid.image.size == (32, 32)
@@ -46,11 +47,15 @@ def test_a_grid_does_not_depend_on_its_neighbours(tiny_flux):
         # The same up to rounding: another batch size may sum in another order.
         for grid in (other, alone):
             assert np.abs(np.asarray(one.image, int) - np.asarray(grid.image, int)).max() <= 1
-    assert not np.array_equal(np.asarray(together[0].image), np.asarray(teacher.draw(PROMPTS[:1], [9])[0].image))
+    assert not np.array_equal(
+        np.asarray(together[0].image), np.asarray(teacher.draw(PROMPTS[:1], [9])[0].image)
+    )
 
 
 def test_the_size_follows_the_layout(tiny_flux):
-    sizes = [g.image.size for g in teachers.create({**FLUX, "model": str(tiny_flux)}).draw(PROMPTS, [1, 2, 3])]
+    sizes = [
+        g.image.size for g in teachers.create({**FLUX, "model": str(tiny_flux)}).draw(PROMPTS, [1, 2, 3])
+    ]
     assert sizes == [(32, 32), (32, 32), (32, 16)]
 
 
@@ -71,14 +76,15 @@ def test_any_text_to_image_pipeline_will_do():
     """Nothing but the common call of diffusers is assumed: no second tokenizer, no `max_sequence_length`."""
 
     class Small:
-        _progress_bar_config = {}
+        _progress_bar_config = None
 
         def set_progress_bar_config(self, **options):
             pass
 
         def __call__(self, prompt, generator, output_type="pil", height=8, width=8):
             images = [
-                Image.fromarray((torch.rand(height, width, 3, generator=g) * 255).byte().numpy()) for g in generator
+                Image.fromarray((torch.rand(height, width, 3, generator=g) * 255).byte().numpy())
+                for g in generator
             ]
             return type("Output", (), {"images": images[: 1 if prompt[0] == "short" else None]})
 
@@ -128,11 +134,17 @@ def folder(tmp_path):
 def test_folder_finds_the_grids(folder, index):
     lines = ["a fox", "a hen"]
     if index.endswith("jsonl"):
-        lines = [json.dumps({"image": "1.png", "text": "a hen"}), json.dumps({"file_name": "0.png", "text": "a fox"})]
+        lines = [
+            json.dumps({"image": "1.png", "text": "a hen"}),
+            json.dumps({"file_name": "0.png", "text": "a fox"}),
+        ]
     (folder / index).write_text("\n".join(lines) + "\n")
     teacher = teachers.create({"name": "folder", "path": str(folder)})
     grids = teacher.draw([prompt("a hen"), prompt("a fox")], [1, 2])
-    assert [grid.image.tobytes() for grid in grids] == [picture("a hen").tobytes(), picture("a fox").tobytes()]
+    assert [grid.image.tobytes() for grid in grids] == [
+        picture("a hen").tobytes(),
+        picture("a fox").tobytes(),
+    ]
     assert [grid.image.mode for grid in grids] == ["RGB", "RGB"]
     with pytest.raises(LookupError, match="has no grid of the prompt 'a cat'"):
         teacher.draw([prompt("a cat")], [0])
@@ -151,8 +163,16 @@ def test_folder_by_id(folder):
         (None, FileNotFoundError, "has no index"),
         ("only one line", ValueError, "has 1 prompts, but .* has 2 pictures"),
         ("{", ValueError, "Line 1 of .* is not JSON"),
-        ('{"image": "0.png"}', ValueError, "Line 1 of .* must be an object with `image` and with `text` or `id`"),
-        ('{"image": "9.png", "text": "x"}', FileNotFoundError, "names the picture .*9.png, which does not exist"),
+        (
+            '{"image": "0.png"}',
+            ValueError,
+            "Line 1 of .* must be an object with `image` and with `text` or `id`",
+        ),
+        (
+            '{"image": "9.png", "text": "x"}',
+            FileNotFoundError,
+            "names the picture .*9.png, which does not exist",
+        ),
     ],
 )
 def test_folder_errors(folder, content, error, words):

@@ -1,4 +1,4 @@
-"""Runs on disk: the store of every stage's rows, cached encodings, and the data module that training reads."""
+"""Runs on disk: every stage's rows, cached encodings, and the data module that training reads."""
 
 import importlib
 

@@ -24,20 +24,22 @@ class LockedError(RuntimeError):
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing to `path` into one of the same kind that says what happened and what to do."""
+    """Turn an `OSError` of writing to `path` into one of the same kind that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in _READ_ONLY:
             help_text = "The folder cannot be written to. Choose another folder, or change its permissions."
         elif error.errno in _FULL:
-            help_text = "The disk is full; what was listed before is intact. Free some space and call the stage again."
+            help_text = (
+                "The disk is full; what is listed is intact. Free some space and call the stage again."
+            )
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             help_text = (
                 "A file stands where a folder is needed. Choose another folder, or move the file away."
             )
         else:
-            help_text = "What was listed before is intact. Mend the cause and call the stage again."
+            help_text = "What is listed is intact. Mend the cause and call the stage again."
         raise type(error)(error.errno, f"Could not write {path}: {error.strerror}. {help_text}") from error
 
 
@@ -83,7 +85,7 @@ def sha256_of(path: Path) -> str:
 
 
 def discard_folder(path: Path) -> None:
-    """Remove a folder in one step: it is renamed first, so that a crash leaves no half of it under its name."""
+    """Remove a folder: renamed first, so that a crash leaves no half of it under its name."""
     if not path.exists():
         return
     with explained(path):

@@ -17,19 +17,21 @@ from dsd.data.store import Run
 class PairDataModule(lightning.LightningDataModule):
     """Batches of pairs: `Batch` of cached latents and embeddings, or `RawBatch` of pixels and captions.
 
-    The order depends on `seed` and the epoch alone, not on how the pairs are stored or how many workers read. Training that
-    was stopped in mid-epoch and goes on from a Lightning checkpoint sees the batches that it had not seen.
+    The order depends on `seed` and the epoch alone, not on how the pairs are stored or how many workers read.
+    Training that was stopped in mid-epoch and goes on from a Lightning checkpoint sees the batches that it
+    had not seen.
 
     Args:
-        source: a run or its folder; a Parquet file, a folder of them or a pattern such as "data/*.parquet"; the id of a data set
-            on the Hugging Face Hub (with `columns`); or a `datasets.Dataset`.
+        source: a run or its folder; a Parquet file, a folder of them or a pattern such as "data/*.parquet";
+            the id of a data set on the Hugging Face Hub (with `columns`); or a `datasets.Dataset`.
         batch_size: pairs a batch and process.
         curator: of a run: follow this curator alone. Short for `policy`.
-        policy: of a run: which pairs to train on; see `Policy`. By default those that the only curator accepts.
-        encoded: of a run: True to read cached encodings where there is one cache; the name of the cache where there are
-            several; None or False for pictures.
-        columns: of a data set: which of its columns is the `reference`, the `target` and the `caption`. For the released
-            data `{"reference": "conditioning", "target": "image", "caption": "caption"}`.
+        policy: of a run: which pairs to train on; see `Policy`. By default those that the only curator
+            accepts.
+        encoded: of a run: True to read cached encodings where there is one cache; the name of the cache where
+            there are several; None or False for pictures.
+        columns: of a data set: which of its columns is the `reference`, the `target` and the `caption`. For
+            the released data `{"reference": "conditioning", "target": "image", "caption": "caption"}`.
         num_workers: processes that read ahead.
         seed: of the order, and of what is held out.
         val_fraction: share of the grids whose pairs are held out for validation, in [0, 1).
@@ -41,7 +43,7 @@ class PairDataModule(lightning.LightningDataModule):
         ValueError: if a number is out of range, or both `curator` and `policy` are given.
 
     Example:
-        >>> data = PairDataModule("runs/mini", batch_size=16, curator="embedding", encoded=True)  # doctest: +SKIP
+        >>> data = PairDataModule("runs/mini", curator="embedding", encoded=True)  # doctest: +SKIP
     """
 
     def __init__(

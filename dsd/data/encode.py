@@ -36,7 +36,7 @@ class Encoder(Protocol):
 def cache_name(
     backbone_name: str, revision: str, conditioning_spec: Mapping[str, Any], dtype: str | None = None
 ) -> str:
-    """The name under which encodings are cached: the same for the same backbone, conditioning and dtype, wherever it runs."""
+    """The name of a cache: the same for the same backbone, conditioning and dtype, wherever it is made."""
     name = str(conditioning_spec["name"]).rpartition(":")[2]
     if len(conditioning_spec) > 1:
         text = json.dumps(conditioning_spec, sort_keys=True)
@@ -68,7 +68,8 @@ def encode_pairs(
         conditioning_spec: for the name of the cache and its manifest.
         batch_size: pairs encoded at once.
         dtype: to store floating-point tensors in; as they come by default.
-        overwrite: discard what this conditioning has cached. Captions are kept: they depend on the backbone alone.
+        overwrite: discard what this conditioning has cached. Captions are kept: they depend on the backbone
+            alone.
         advance: told how many pairs more are done.
 
     Returns:
@@ -90,18 +91,25 @@ def encode_pairs(
             TableWriter(cache.pairs, spec, made_from, overwrite=overwrite, first=(texts, references))
         )
         known_texts, known_references = cache.texts.keys(), cache.references.keys()
-        done = cache.pairs.keys()
-        missing = [pair_id for pair_id in ids if pair_id not in done]
+        rows = cache.pairs.columns("id", "reference_id", "text_id").to_pydict()
+        done = set(rows["id"])
+        whole = {
+            pair_id
+            for pair_id, reference, text in zip(*rows.values(), strict=True)
+            if reference in known_references and text in known_texts  # else their shard was set aside
+        }
+        missing = [pair_id for pair_id in ids if pair_id not in whole]
         advance(len(ids) - len(missing))
         _add_texts(texts, known_texts, [""], backbone, stored)
         items = run.pairs.items(missing)
         while batch := list(itertools.islice(items, batch_size)):
             _add_texts(texts, known_texts, [pair.caption for _, pair in batch], backbone, stored)
-            output.add(list(_encode(batch, references, known_references, backbone, conditioning, stored)))
+            encoded = _encode(batch, references, known_references, backbone, conditioning, stored)
+            output.add([pair for pair in encoded if pair.id not in done])
             advance(len(batch))
         for writer in (texts, references, output):
             writer.finish()
-    return cache.pairs, len(missing)
+    return cache.pairs, len(set(missing) - done)
 
 
 def to_uint8(image: Image.Image) -> UInt8[Tensor, "3 h w"]:

@@ -2,7 +2,7 @@
 
     encoded/BACKBONE-REVISION/text/                       one row a caption, shared by all conditionings
     encoded/BACKBONE-REVISION/CONDITIONING/references/    one row a reference picture
-    encoded/BACKBONE-REVISION/CONDITIONING/pairs/         one row a pair: its target, and which reference and caption it has
+    encoded/BACKBONE-REVISION/CONDITIONING/pairs/         one row a pair: its target, reference and caption
 
 Each row's tensors are one safetensors document in a Parquet cell.
 """
@@ -67,7 +67,7 @@ class EncodedPairs:
             return cls(run, name or names[0])
         asked = "is no single cache" if name is None else f"is no cache {name!r}"
         raise LookupError(
-            f"There {asked} in {run}; it has: {', '.join(names) or 'none'}. Name one of them, or make it with "
+            f"There {asked} in {run}; it has: {', '.join(names) or 'none'}. Name one, or make it with "
             "dsd.encode(run, backbone=..., conditioning=...)."
         )
 
@@ -117,5 +117,6 @@ def _stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     except (RuntimeError, KeyError) as error:
         shapes = sorted({str({name: tuple(tensor.shape) for name, tensor in row.items()}) for row in rows})
         raise ValueError(
-            f"The pairs of a batch differ in shape: {' and '.join(shapes)}. Use a batch size of 1, or pairs of one size."
+            f"The pairs of a batch differ in shape: {' and '.join(shapes)}. Use a batch size of 1, or pairs "
+            "of one size."
         ) from error

@@ -1,4 +1,4 @@
-"""Batches in an order that depends on seed and epoch alone, and that a training resumed in mid-epoch goes on with."""
+"""Batches in an order that depends on seed and epoch alone, and goes on where training was stopped."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,9 @@ class Source(Protocol):
 class EpochSampler:
     """Which pairs are in which batch of which epoch.
 
-    Every process gets as many batches, of the same size; what does not fill a batch on every process is left to the next
-    epoch's order. Fewer pairs than one batch a process make one batch each, filled by repetition if there are several.
+    Every process gets as many batches, of the same size; what does not fill a batch on every process is left
+    to the next epoch's order. Fewer pairs than one batch a process make one batch each, filled by repetition
+    if there are several.
 
     Args:
         num_pairs: how many there are.
@@ -71,7 +72,7 @@ class EpochSampler:
         return [mine[i * self.batch_size : (i + 1) * self.batch_size].tolist() for i in range(len(self))]
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; if it is the one we are in, stay where we are. Lightning calls it."""
+        """Go to the beginning of an epoch, unless we are in it. Lightning calls it."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -88,7 +89,8 @@ class _Batches(Dataset[AnyBatch]):
 
 
 class PairLoader:
-    """Batches of pairs, epoch after epoch; its state says how far they were used, not how far workers had read ahead.
+    """Batches of pairs, epoch after epoch; its state says how far they were used, not how far workers had
+    read ahead.
 
     Lightning saves and restores that state in its checkpoints, and tells the epoch.
 
@@ -155,7 +157,8 @@ class PairLoader:
         """Go on where `state` was taken: the next iteration begins there.
 
         Raises:
-            ValueError: if pairs, batch size, seed or number of processes are not the same, so that there is no such place.
+            ValueError: if pairs, batch size, seed or number of processes are not the same, so that there is
+                no such place.
         """
         now = self._order()
         changed = [

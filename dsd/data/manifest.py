@@ -22,7 +22,8 @@ _SECRET_NAME = re.compile(
     r"(^|_|-)(keys?|apikey|token|authorization)$|secret|password|credential", re.IGNORECASE
 )
 _SECRET_TEXT = re.compile(
-    r"\b(sk|pk|rk|hf|gh[pousr]|xox[abpr]|AIza|AKIA)[-_]?[A-Za-z0-9_\-*]{12,}|(?<=Bearer )\S+|(?<=://)[^/@\s]+(?=@)"
+    r"\b(sk-|pk-|rk-|hf_|gh[pousr]_|xox[abpr]-|AIza|AKIA)[A-Za-z0-9_\-*]{12,}"
+    r"|(?<=Bearer )\S+|(?<=://)[^/@\s]+(?=@)"
 )
 
 
@@ -35,7 +36,7 @@ class SpecError(ValueError):
 
 
 def without_secrets(value: Any) -> Any:
-    """A copy of a JSON value without entries whose names mean a secret, and with keys and logins in texts struck out."""
+    """A JSON value without entries whose names mean a secret; keys and logins in texts are struck out."""
     if isinstance(value, Mapping):
         return {str(k): without_secrets(v) for k, v in value.items() if not _SECRET_NAME.search(str(k))}
     if isinstance(value, list | tuple):
@@ -78,7 +79,8 @@ class Shard:
         bytes: its size.
         ids: `ids_digest` of its rows' ids.
         sha256: of the whole file.
-        footer: SHA-256 of the file's footer. With it and the pages' own checksums, rows can be read singly and safely.
+        footer: SHA-256 of the file's footer. With it and the pages' own checksums, rows can be read singly
+            and safely.
     """
 
     file: str
@@ -96,7 +98,8 @@ class StageManifest:
     Attributes:
         stage: its name.
         spec: what its rows were made with.
-        made_from: the stage it was made from, with the number of rows and `ids_digest` that it had; empty for the first.
+        made_from: the stage it was made from, with the number of rows and `ids_digest` that it had; empty for
+            the first.
         versions: of the packages that last wrote to it.
         complete: whether the last call came to its end.
         seconds: the time that all calls took together.
@@ -179,8 +182,8 @@ def check_spec(
     if differences:
         raise SpecError(
             f"The stage {stage!r} was made with another spec: {'; '.join(differences)}. "
-            "Call it with the recorded one to go on, with overwrite=True to discard its rows and start again, "
-            f"or in another run.{name_hint}"
+            "Call it with the recorded one to go on, with overwrite=True to start again without its rows, or "
+            f"in another run.{name_hint}"
         )
 
 

@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 RULES = ("every", "all", "any", "vote")
-"""`every`: all pairs, judged or not; `all`, `any`: pairs that all curators, or at least one, accepted; `vote`: at least
-`votes` of them."""
+"""`every`: all pairs, judged or not; `all`, `any`: pairs that all curators, or at least one, accepted;
+`vote`: at least `votes` of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """A rule over verdicts.
 
-    A curator accepts a pair if its verdict is "accepted" or, where `min_score` or `max_score` is given, if its status is
-    accepted or rejected and its score lies between them: thresholds can be moved without judging again.
-    A pair that a curator has not judged, or could not judge, is not accepted by it.
+    A curator accepts a pair if its verdict is "accepted" or, where `min_score` or `max_score` is given, if
+    its status is accepted or rejected and its score lies between them: thresholds can be moved without
+    judging again. A pair that a curator has not judged, or could not judge, is not accepted by it.
 
     Attributes:
         rule: one of `RULES`.
@@ -60,7 +60,8 @@ class Policy:
         unknown = set(policy) - set(cls.__dataclass_fields__)
         if unknown:
             raise TypeError(
-                f"A policy has no field {sorted(unknown)[0]!r}. Allowed: {', '.join(cls.__dataclass_fields__)}."
+                f"A policy has no field {sorted(unknown)[0]!r}. Allowed: "
+                f"{', '.join(cls.__dataclass_fields__)}."
             )
         fields = dict(policy)
         names = fields.get("curators", ())

@@ -1,4 +1,4 @@
-"""How each record becomes a row of Parquet and comes back: schemas that pyarrow, `datasets` and DuckDB read."""
+"""Records to rows of Parquet and back: schemas that pyarrow, `datasets` and DuckDB read."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +46,8 @@ class TableKind(Generic[R]):
         stage: the stage's name, for messages.
         schema: the columns, with the Hugging Face features that make pictures of image columns.
         id_column: the column that names a row.
-        key_column: the column that says what the row was made from; a stage does the rows of the earlier stage whose
-            ids do not stand here yet.
+        key_column: the column that says what the row was made from; a stage does the rows of the earlier
+            stage whose ids do not stand here yet.
         made_by: the call that makes the stage, for messages.
         to_rows: records to rows.
         from_row: a row back to its record.
@@ -74,7 +74,8 @@ def encode_image(image: Image.Image) -> bytes:
     """
     if image.mode not in _MODES:
         raise ValueError(
-            f"Cannot store a picture of mode {image.mode!r}; allowed: {', '.join(_MODES)}. Use image.convert('RGB')."
+            f"Cannot store a picture of mode {image.mode!r}; allowed: {', '.join(_MODES)}. Use "
+            "image.convert('RGB')."
         )
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=3)

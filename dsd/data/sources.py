@@ -1,4 +1,4 @@
-"""Where pairs for training come from: a run, its cached encodings, or any data set with two pictures and a caption."""
+"""Where pairs for training come from: a run, its cached encodings, or any data set of such pairs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -45,13 +45,13 @@ class RunSource:
         if not accepted:
             raise ValueError(
                 f"None of the {len(run.pairs)} pairs of {run.path} is accepted (curators: "
-                f"{', '.join(run.curators()) or 'none'}). Loosen the curator or the policy, or use the policy 'every'."
+                f"{', '.join(run.curators()) or 'none'}). Loosen the curator or the policy, or use 'every'."
             )
         if encoded is not None:
             run.check(encoded.pairs.kind.stage)
             if missing := accepted.difference(encoded.ids()):
                 raise ValueError(
-                    f"{len(missing)} of {len(accepted)} accepted pairs are not in the cache {encoded.name!r}. "
+                    f"{len(missing)} of {len(accepted)} accepted pairs are not in the cache {encoded.name}. "
                     "Call dsd.encode(run, ...) again, which adds them."
                 )
         names = run.pairs.columns("id", "grid_id").to_pydict()
@@ -167,8 +167,8 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
     absent = set(columns.values()) - set(there)
     if unknown or missing or absent:
         raise ValueError(
-            f"{name} has the columns {', '.join(there)}; got columns={dict(columns)}. Say which of them is what: "
-            "columns={'reference': ..., 'target': ..., 'caption': ...}."
+            f"{name} has the columns {', '.join(there)}; got columns={dict(columns)}. Say which of them is "
+            "what: columns={'reference': ..., 'target': ..., 'caption': ...}."
         )
     return dict(columns)
 
@@ -196,7 +196,8 @@ def raw_batch(ids: Sequence[str], pairs: Sequence[Pair], size_px: int | None = N
 def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Positions for training and for validation, so that no group is parted.
 
-    Whether a group is held out depends on its name and the seed alone; at least one is if `fraction` is above 0.
+    Whether a group is held out depends on its name and the seed alone; at least one is if `fraction` is above
+    0.
 
     Raises:
         ValueError: if the fraction is not in [0, 1), or leaves nothing to train on.
@@ -211,7 +212,8 @@ def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int
     held = {g for g, draw in draws.items() if fraction > 0 and (draw < fraction or draw == lowest)}
     if len(held) == len(draws):
         raise ValueError(
-            f"val_fraction={fraction} holds out all {len(draws)} groups of pairs. Lower it, or make more grids."
+            f"val_fraction={fraction} holds out all {len(draws)} groups of pairs. Lower it, or make more "
+            "grids."
         )
     train = [i for i, group in enumerate(groups) if group not in held]
     return train, [i for i, group in enumerate(groups) if group in held]
@@ -244,7 +246,7 @@ def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) ->
         return datasets.load_dataset("parquet", data_files=str(path), split="train")
     if columns is None or source.count("/") > 1 or source.startswith((".", "~")):
         raise FileNotFoundError(
-            f"There is no folder or file {source!r}. Check the path; for a data set of the Hugging Face Hub, say which "
-            "of its columns is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
+            f"There is no folder or file {source!r}. Check the path; for a data set of the Hugging Face Hub, "
+            "say which of its columns is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
         )
     return datasets.load_dataset(source, split=split)

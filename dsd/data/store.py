@@ -26,8 +26,8 @@ _EARLIER = {"grids": "prompts", "pairs": "grids", "verdicts": "pairs", "encoded"
 class Run:
     """One folder of rows: prompts, grids, pairs, verdicts, encodings.
 
-    Making the object touches nothing; the stages (`dsd.write_prompts(run)`, ...) create what they need. Reading needs no lock
-    and may go on while a stage runs.
+    Making the object touches nothing; the stages (`dsd.write_prompts(run)`, ...) create what they need.
+    Reading needs no lock and may go on while a stage runs.
 
     Args:
         path: the folder, there or not.
@@ -88,7 +88,7 @@ class Run:
         return sorted(known, key=lambda stage: (order.index(stage.partition("/")[0]), stage))
 
     def manifest(self) -> dict[str, Any]:
-        """What every stage says of itself: spec, versions, counts, and the state of the stage it was made from."""
+        """What every stage says of itself: spec, versions, counts, and the state of what it was made from."""
         return {
             "format": FORMAT,
             "stages": {stage: self.table(stage).manifest.summary() for stage in self.stages()},
@@ -121,7 +121,8 @@ class Run:
     def check(self, stage: str) -> None:
         """Check that a stage and all before it still belong together.
 
-        A stage may be behind the one before it; calling it again does the rest. But what it was made from must be there.
+        A stage may be behind the one before it; calling it again does the rest. But what it was made from
+        must be there.
 
         Raises:
             ManifestError: if rows of it were made from rows that are no longer there.
@@ -136,9 +137,9 @@ class Run:
         lost = keys.difference(earlier.ids())
         if lost:
             raise ManifestError(
-                f"{table.folder} was made from {len(keys)} rows of {earlier.kind.stage!r}, of which {len(lost)} are no "
-                f"longer there: {earlier.kind.stage!r} was made anew since. Make {stage!r} anew by its call with "
-                "overwrite=True, or put the old rows back."
+                f"{table.folder} was made from {len(keys)} rows of {earlier.kind.stage!r}, of which "
+                f"{len(lost)} are no longer there: {earlier.kind.stage!r} was made anew since. Make "
+                f"{stage!r} anew by its call with overwrite=True, or put the old rows back."
             )
 
     def accepted(self, policy: str | Mapping[str, Any] | Policy | None = None) -> list[str]:
@@ -155,8 +156,9 @@ class Run:
         if policy is None:
             if len(known) > 1:
                 raise ValueError(
-                    f"{self.path} has verdicts of {len(known)} curators: {', '.join(known)}. Say which one's to follow, "
-                    "or give a policy: 'all', 'any', {'rule': 'vote', 'votes': 2} or 'every' (no curation)."
+                    f"{self.path} has verdicts of {len(known)} curators: {', '.join(known)}. Say which one's "
+                    "to follow, or give a policy: 'all', 'any', {'rule': 'vote', 'votes': 2} or 'every' (all "
+                    "pairs)."
                 )
             policy = Policy() if known else Policy(rule="every")
         policy = Policy.parse(policy)
@@ -186,7 +188,7 @@ class Run:
             yield pair
 
     def verify(self) -> list[str]:
-        """Check every shard of every stage against its hash, and that the stages belong together; a list of problems."""
+        """Check every shard against its hash, and that the stages belong together; a list of problems."""
         problems = []
         for stage in self.stages():
             problems += self.table(stage).verify()
@@ -197,7 +199,7 @@ class Run:
         return list(dict.fromkeys(problems))
 
     def mend(self, stage: str) -> int:
-        """Set damaged shards of a stage aside (as `*.damaged`); the next call of the stage makes their rows again.
+        """Set damaged shards of a stage aside, as `*.damaged`; its next call makes their rows again.
 
         Returns:
             how many rows were lost so.

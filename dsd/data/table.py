@@ -68,7 +68,7 @@ class Table(Generic[R]):
                     f"There is no run in {self.folder.parent}: the folder does not exist. Check the path."
                 ) from error
             raise FileNotFoundError(
-                f"{self.folder} has no rows of the stage {self.kind.stage!r} yet. Make them with {self.kind.made_by}."
+                f"{self.folder} has no rows of the stage {self.kind.stage!r} yet. Call {self.kind.made_by}."
             ) from error
         if self._loaded is None or self._loaded[0] != state:
             self._loaded = (state, StageManifest.load(self.folder))
@@ -258,8 +258,8 @@ class Table(Generic[R]):
         run = self.folder.parents[self.kind.stage.count("/")]
         return ManifestError(
             f"The shard {self.folder / shard.file} is damaged: {what}. Restore the file from a copy; or call "
-            f"dsd.Run({str(run)!r}).mend({self.kind.stage!r}), which sets it aside, and then {self.kind.made_by}, "
-            f"which makes its {shard.rows} rows again."
+            f"dsd.Run({str(run)!r}).mend({self.kind.stage!r}), which sets it aside, and then "
+            f"{self.kind.made_by}, which makes its {shard.rows} rows again."
         )
 
 

@@ -1,4 +1,4 @@
-"""Writing the rows of one stage: whole shards, listed one by one, so that a stop at any moment loses nothing listed."""
+"""Writing the rows of one stage: whole shards, listed one by one, so that a stop loses nothing listed."""
 
 import json
 import logging
@@ -28,7 +28,8 @@ class TableWriter(Generic[R]):
     """Adds rows to a table. The caller holds the run's lock.
 
     Entering it opens the stage: a whole shard that a killed process had written but not listed is adopted,
-    and the manifest is written. Leaving it writes what is still in memory, also when an error or Ctrl-C ends the stage.
+    and the manifest is written. Leaving it writes what is still in memory, also when an error or Ctrl-C ends
+    the stage.
 
     Args:
         table: where to write.
@@ -36,7 +37,8 @@ class TableWriter(Generic[R]):
         made_from: the state of the earlier stage, for the manifest.
         overwrite: discard the rows there are.
         name_hint: a sentence on how to keep rows of both specs, for the error message.
-        first: writers whose rows must be on the disk before rows of this one are, because these refer to them.
+        first: writers whose rows must be on the disk before rows of this one are, because these refer to
+            them.
 
     Attributes:
         shard_rows: rows after which a shard is written.
@@ -125,7 +127,7 @@ class TableWriter(Generic[R]):
         self._save(complete=True, counts=counts)
 
     def remove(self, unwanted: Callable[[Row], bool]) -> int:
-        """Take rows out, judged by all columns but pictures; returns how many. The other rows keep their order."""
+        """Take rows out, judged by all columns but pictures; returns how many."""
         removed, shards, old = 0, [], []
         names = [field.name for field in self.table.kind.schema if not pa.types.is_struct(field.type)]
         for shard in self.manifest.shards:
@@ -179,7 +181,7 @@ class TableWriter(Generic[R]):
         return {"stage": self.table.kind.stage, "spec": self.spec}
 
     def _adopt(self) -> None:
-        """List whole shards that a process wrote and was killed before it listed them; set all others aside."""
+        """List whole shards that a process was killed before it could list; set other strangers aside."""
         listed = {shard.file for shard in self.manifest.shards}
         known: set[str] | None = None
         for path in sorted(self.table.folder.glob("part-*.parquet")):
@@ -227,7 +229,7 @@ def part_number(name: str) -> int:
 
 
 def _group_ends(rows: Sequence[Row], group_bytes: int) -> list[int]:
-    """Where each row group ends, so that none has more than `_GROUP_ROWS` rows or much more than `group_bytes`."""
+    """Where each row group ends, so that none has more than `_GROUP_ROWS` rows or so many bytes."""
     ends, count, size = [], 0, 0
     for index, row in enumerate(rows):
         if count and (count >= _GROUP_ROWS or size + _size(row) > group_bytes):

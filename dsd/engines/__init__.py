@@ -1,4 +1,4 @@
-"""Engines: where the work of a stage runs. A stage is the same on every engine; it gets batches and writes what comes back."""
+"""Engines: where the work of a stage runs. A stage is the same on every engine."""
 
 from dsd.engines.fill import StageSummary, fill, progress_bar
 

@@ -65,7 +65,22 @@ def fill(
     counts: Callable[[Table[T]], dict[str, Any]] = lambda table: {},
     shown: Callable[[Sequence[T]], dict[str, int]] = lambda records: {},
 ) -> StageSummary:
-    """Do what is missing of a stage: `work` turns each row of the earlier stage into rows, or into a failure."""
+    """Do what is missing of a stage, write it as it comes, and tell what was done.
+
+    Args:
+        run: the run.
+        table: the stage's table.
+        spec: what its rows are made with.
+        work: turns a batch of `(id, record)` of the earlier stage into, for each, rows or a failure.
+        batch_size: of those batches.
+        overwrite: discard the rows there are.
+        retry_failed: try those again that failed before.
+        progress: show a progress bar on stderr.
+        limit: take the first so many rows of the earlier stage only.
+        name_hint: for the message that another spec gets; see `TableWriter`.
+        counts: what the finished table has to tell.
+        shown: what new rows add to the shares that the progress bar shows.
+    """
     stage, started, added = table.kind.stage, time.monotonic(), 0
     earlier = run.earlier(stage)
     assert earlier is not None, "prompts have a loop of their own"
@@ -177,6 +192,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
+    """A bar on stderr that begins at what is done already."""
     return tqdm(
         total=total,
         initial=done,

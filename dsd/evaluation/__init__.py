@@ -1,6 +1,7 @@
 """Evaluation: what students are judged by, and the reports that show it.
 
-`small_world` judges a student of the embedded model on characters that nothing was trained on; `report` writes pages.
+`small_world` judges a student of the embedded model on characters that nothing was trained on; `report`
+writes pages.
 """
 
 import importlib

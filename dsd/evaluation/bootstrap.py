@@ -14,7 +14,8 @@ Means = Float[np.ndarray, " resamples"]
 def resamples(num_clusters: int, count: int = 2000, seed: int = 0) -> Int[np.ndarray, "resamples clusters"]:
     """Which clusters are in each resample: as many as there are, drawn with replacement.
 
-    Share one table among all values of the same clusters, so that differences between them are resampled together.
+    Share one table among all values of the same clusters, so that differences between them are resampled
+    together.
     """
     return np.random.default_rng(seed).integers(0, num_clusters, (count, num_clusters))
 

@@ -1,4 +1,4 @@
-"""Measures many small-world pictures at once: `dsd.mini.measure` takes some 35 ms a picture, so several processes share them."""
+"""Measures many small-world pictures; it takes some 35 ms for each, so several processes share them."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ def measure_all(
 
     Args:
         images: 64 x 64 px panels.
-        workers: processes to share the work. They are started afresh ("spawn"), so a script that calls this needs the usual
-            `if __name__ == "__main__":`. With 1 it is done in this process.
+        workers: processes to share the work. They are started afresh ("spawn"), so a script that calls this
+            needs the usual `if __name__ == "__main__":`. With 1 it is done in this process.
         progress: name of a progress bar on stderr; None for none.
 
     Raises:

@@ -1,8 +1,8 @@
 """Pages: HTML that stands alone, and facts as JSON.
 
-A page is a list of sections, each a template of this package with its data, so that reports of other kinds put their own
-together. Everything is inside the page (styles, pictures, drawings), no script runs, and whatever came from a prompt or a
-model is escaped.
+A page is a list of sections, each a template of this package with its data, so that reports of other kinds
+put their own together. Everything is inside the page (styles, pictures, drawings), no script runs, and
+whatever came from a prompt or a model is escaped.
 """
 
 import base64
@@ -22,6 +22,7 @@ from PIL import Image
 from dsd.data.atomic import make_folder, replace_file
 
 _PNG_SIDE_PX = 256
+_NONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,9 @@ class Section:
     text: str = ""
 
 
-def write_page(path: str | PathLike[str], title: str, sections: Sequence[Section], subtitle: str = "") -> Path:
+def write_page(
+    path: str | PathLike[str], title: str, sections: Sequence[Section], subtitle: str = ""
+) -> Path:
     """Write a page, in one step.
 
     Args:
@@ -63,7 +66,9 @@ def write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
     """Write facts as JSON, in one step; numbers that are not finite become null."""
     file = Path(path)
     make_folder(file.parent)
-    replace_file(file, (json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    replace_file(
+        file, (json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
     return file
 
 
@@ -74,7 +79,7 @@ def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> 
 
 
 def data_uri(image: Image.Image, longest_px: int = 512) -> str:
-    """A picture as a `data:` address: small ones exactly, as PNG; others no larger than `longest_px`, as JPEG."""
+    """A picture as a `data:` address: small ones exactly, as PNG; others as JPEG, within `longest_px`."""
     image = image.convert("RGB")
     buffer = BytesIO()
     if max(image.size) <= _PNG_SIDE_PX:
@@ -97,14 +102,22 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        data_uri=data_uri, share=percent, count=_count, number=_number, duration=duration, pretty=_pretty, compact=_compact
+        data_uri=data_uri,
+        share=percent,
+        count=_count,
+        number=_number,
+        duration=duration,
+        pretty=_pretty,
+        compact=_compact,
     )
     return environment
 
 
 def percent(value: float | None) -> str:
     """A share in percent; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
+    return (
+        _NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
+    )
 
 
 def _count(value: int) -> str:
@@ -112,7 +125,7 @@ def _count(value: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
+    return _NONE if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -16,27 +16,31 @@ class _Axes:
     def __init__(self, x: tuple[float, float], y: tuple[float, float], x_label: str, y_label: str) -> None:
         self._x, self._y = x, y
         self.parts: list[str] = []
+        right = _WIDTH - _RIGHT
         for value in ticks(*y):
             at = self.y(value)
-            self.parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            self.parts.append(f'<line class="rule" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
             self.parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
         for value in ticks(*x):
             at, low = self.x(value), _HEIGHT - _BOTTOM
             self.parts.append(f'<line class="tick" x1="{at:.1f}" x2="{at:.1f}" y1="{low}" y2="{low + 5}"/>')
             self.parts.append(f'<text x="{at:.1f}" y="{low + 18}" text-anchor="middle">{value:g}</text>')
-        self.parts.append(f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{Markup.escape(x_label)}</text>')
-        self.parts.append(f'<text class="label" x="2" y="11">{Markup.escape(y_label)}</text>')
+        below, above = Markup.escape(x_label), Markup.escape(y_label)
+        self.parts.append(
+            f'<text class="label" x="{right}" y="{_HEIGHT - 6}" text-anchor="end">{below}</text>'
+        )
+        self.parts.append(f'<text class="label" x="2" y="11">{above}</text>')
 
     def x(self, value: float) -> float:
-        return _place(value, self._x, _LEFT, _WIDTH - _RIGHT)
+        return _place(value, self._x, float(_LEFT), float(_WIDTH - _RIGHT))
 
     def y(self, value: float) -> float:
-        return _place(value, self._y, _HEIGHT - _BOTTOM, _TOP)
+        return _place(value, self._y, float(_HEIGHT - _BOTTOM), float(_TOP))
 
     def svg(self, description: str) -> Markup:
-        label = Markup.escape(description)
-        body = "\n".join(self.parts)
-        return Markup(f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">\n{body}\n</svg>')
+        box, label = f"0 0 {_WIDTH} {_HEIGHT}", Markup.escape(description)
+        head = f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">'
+        return Markup("\n".join([head, *self.parts, "</svg>"]))
 
 
 def curve(steps: Sequence[int], losses: Sequence[float], description: str = "Training loss") -> Markup:
@@ -62,7 +66,9 @@ def curve(steps: Sequence[int], losses: Sequence[float], description: str = "Tra
     return axes.svg(f"{description}: from {mean[0]:.3g} to {mean[-1]:.3g} in {int(at[-1])} steps")
 
 
-def histogram(kept: Sequence[float], dropped: Sequence[float], x_label: str = "score", num_bins: int = 40) -> Markup:
+def histogram(
+    kept: Sequence[float], dropped: Sequence[float], x_label: str = "score", num_bins: int = 40
+) -> Markup:
     """Scores of kept and dropped pairs, stacked."""
     both = np.array([*kept, *dropped], dtype=float)
     both = both[np.isfinite(both)]
@@ -70,16 +76,16 @@ def histogram(kept: Sequence[float], dropped: Sequence[float], x_label: str = "s
         return Markup("")
     edges = np.linspace(both.min(), both.max(), num_bins + 1)
     kept_counts, dropped_counts = (np.histogram(np.array(x, dtype=float), edges)[0] for x in (kept, dropped))
-    axes = _Axes((edges[0], edges[-1]), (0.0, float((kept_counts + dropped_counts).max())), x_label, "pairs")
+    most = float((kept_counts + dropped_counts).max())
+    axes = _Axes((float(edges[0]), float(edges[-1])), (0.0, most), x_label, "pairs")
     for i in range(num_bins):
-        left, right = axes.x(edges[i]) + 0.5, axes.x(edges[i + 1]) - 0.5
+        left, right = axes.x(float(edges[i])) + 0.5, axes.x(float(edges[i + 1])) - 0.5
         start = 0
         for name, count in (("dropped", dropped_counts[i]), ("kept", kept_counts[i])):
             if count:
-                top, base = axes.y(start + count), axes.y(start)
-                axes.parts.append(
-                    f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{base - top:.1f}"/>'
-                )
+                top = axes.y(float(start + count))
+                size = f'width="{right - left:.1f}" height="{axes.y(float(start)) - top:.1f}"'
+                axes.parts.append(f'<rect class="{name}" x="{left:.1f}" y="{top:.1f}" {size}/>')
             start += count
     return axes.svg(f"{x_label} of {len(kept)} kept and {len(dropped)} dropped pairs")
 
@@ -87,11 +93,12 @@ def histogram(kept: Sequence[float], dropped: Sequence[float], x_label: str = "s
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers between two values."""
     if not high > low:
-        return [low]
+        return [float(low)]
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(float(i * step), 12) for i in range(first, last + 1)]
 
 
 def _line(axes: _Axes, x: np.ndarray, y: np.ndarray, name: str) -> str:

@@ -10,8 +10,11 @@ from dsd.evaluation.page import Section, write_json, write_page
 __all__ = ["Section", "report_run", "write_json", "write_page"]
 
 
-def report_run(run: Run | str | PathLike[str], folder: str | PathLike[str] | None = None, *, samples: int = 12) -> Path:
-    """Write the report of a run's data: its grids, and the pairs that each curator kept and dropped, with the reasons.
+def report_run(
+    run: Run | str | PathLike[str], folder: str | PathLike[str] | None = None, *, samples: int = 12
+) -> Path:
+    """Write the report of a run's data: its grids, and the pairs that each curator kept and dropped, with the
+    reasons.
 
     Args:
         run: the run or its folder; it may be unfinished.
@@ -34,4 +37,6 @@ def report_run(run: Run | str | PathLike[str], folder: str | PathLike[str] | Non
     parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples)]
     parts.append(sections.making(sections.stage_rows(run)))
     write_json(target / "report.json", run.manifest())
-    return write_page(target / "report.html", run.path.resolve().name, parts, "What this run drew, kept and dropped")
+    return write_page(
+        target / "report.html", run.path.resolve().name, parts, "What this run drew, kept and dropped"
+    )

@@ -1,4 +1,4 @@
-"""The sections of reports: what each shows, taken from runs and results. See `page` for how they become a page."""
+"""The sections of reports: what each shows, taken from runs and results. `page` puts them together."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,13 @@ from dsd.evaluation.page import Section
 from dsd.evaluation.small_world import Answers, Evaluation, HeldOut
 from dsd.types import Pair, Verdict
 
-_NAMES = {"prompts": "Prompts", "grids": "Grids", "pairs": "Pairs", "verdicts": "Verdicts", "encoded": "Encodings"}
+_NAMES = {
+    "prompts": "Prompts",
+    "grids": "Grids",
+    "pairs": "Pairs",
+    "verdicts": "Verdicts",
+    "encoded": "Encodings",
+}
 METHOD_NAMES = {
     "student": ("Student", "one reference picture and the caption"),
     "text_only": ("Teacher, text alone", "the caption, without the reference"),
@@ -31,7 +37,7 @@ def hero(case: HeldOut, answers: Sequence[Any]) -> Section:
 
 def tiles(items: Sequence[tuple[str, str, str]]) -> Section:
     """Numbers to see first, as (value, what it is, a remark)."""
-    return Section(template="tiles", data={"items": items})
+    return Section(template="tiles", data={"tiles": items})
 
 
 def flow(steps: Sequence[tuple[str, int, str]]) -> Section:
@@ -41,9 +47,15 @@ def flow(steps: Sequence[tuple[str, int, str]]) -> Section:
 
 def run_steps(run: Run) -> list[tuple[str, int, str]]:
     """The stages of a run for `flow`."""
-    steps = [(name, len(run.table(name)), _remark(run, name)) for name in run.stages() if name in ("prompts", "grids", "pairs")]
+    steps = [
+        (name, len(run.table(name)), _remark(run, name))
+        for name in run.stages()
+        if name in ("prompts", "grids", "pairs")
+    ]
     for name in run.curators():
-        steps.append(("kept", sum(judged.verdict.accepted for judged in _light(run, name).values()), f"by {name}"))
+        steps.append(
+            ("kept", sum(judged.verdict.accepted for judged in _light(run, name).values()), f"by {name}")
+        )
     return steps
 
 
@@ -69,12 +81,14 @@ def grids(run: Run, *, samples: int = 12, seed: int = 0) -> Section:
     return Section(
         template="grids",
         title="What the teacher drew",
-        text=f"{len(shown)} of {len(run.grids)} grids, picked by chance, with the prompts they were drawn from.",
+        text=f"{len(shown)} of {len(run.grids)} grids, picked by chance, with their prompts.",
         data={"grids": shown},
     )
 
 
-def pairs(run: Run, curator: str, *, samples: int = 12, seed: int = 0, measured: Consistency | None = None) -> Section:
+def pairs(
+    run: Run, curator: str, *, samples: int = 12, seed: int = 0, measured: Consistency | None = None
+) -> Section:
     """Some pairs that a curator kept and dropped, with its reasons, and what measurement says of its work."""
     judged = _light(run, curator)
     kept = [i for i, j in judged.items() if j.verdict.accepted]
@@ -97,21 +111,34 @@ def pairs(run: Run, curator: str, *, samples: int = 12, seed: int = 0, measured:
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float], text: str) -> Section:
     """How the loss fell."""
-    return Section(template="curve", title="How it learned", text=text, data={"curve": plots.curve(steps, losses)})
+    return Section(
+        template="curve", title="How it learned", text=text, data={"curve": plots.curve(steps, losses)}
+    )
 
 
-def methods(result: Evaluation, cases: Sequence[HeldOut], answers: Mapping[str, Answers], beside: int = 2) -> Section:
+def methods(
+    result: Evaluation, cases: Sequence[HeldOut], answers: Mapping[str, Answers], beside: int = 2
+) -> Section:
     """The methods' scores with their intervals, and pictures of all of them for the first cases."""
     names = {name: METHOD_NAMES.get(name, (name, "")) for name in result.methods}
-    drawn = {**answers, "copy": [[c.reference] * len(c.scenes) for c in cases], "ceiling": [c.truths for c in cases]}
+    drawn = {
+        **answers,
+        "copy": [[c.reference] * len(c.scenes) for c in cases],
+        "ceiling": [c.truths for c in cases],
+    }
     return Section(
         template="methods",
         title="Beside what it must be compared with",
         text=(
-            "Every method answers the same captions. Identity is likeness to the reference; a copy has all of it and draws the "
-            "wrong scene, so neither column counts alone. Thin lines are 95 % intervals over characters."
+            "Every method answers the same captions. Identity is likeness to the reference; a copy has all of it "
+            "and shows the wrong scene, so no column counts alone. Thin lines: 95 % intervals over characters."
         ),
-        data={"methods": result.methods, "names": names, "beside": list(enumerate(cases[:beside])), "answers": drawn},
+        data={
+            "methods": result.methods,
+            "names": names,
+            "beside": list(enumerate(cases[:beside])),
+            "answers": drawn,
+        },
     )
 
 
@@ -120,14 +147,17 @@ def gallery(cases: Sequence[HeldOut], answers: Answers, result: Evaluation, show
     pictures = result.methods["student"].pictures
     rows = [
         {"case": case, "answers": drawn, "identity": alike, "scene": there}
-        for case, drawn, alike, there in zip(cases, answers, pictures["identity"], pictures["scene"], strict=True)
+        for case, drawn, alike, there in zip(
+            cases, answers, pictures["identity"], pictures["scene"], strict=True
+        )
     ]
     return Section(
         template="gallery",
         title="Characters it had never seen",
         text=(
-            "Framed: the one picture that the student was given. Beside it: its answers to four captions, none of them picked, "
-            "with the likeness to the reference and whether the scene is the one asked for, both by measurement."
+            "Framed: the one picture that the student was given. Beside it: its answers to four captions, all of "
+            "them as they came, with the likeness to the reference and whether the scene is the one asked for, "
+            "both by measurement."
         ),
         data={"rows": rows[:shown], "more": rows[shown:]},
     )

@@ -1,8 +1,8 @@
 """Judges a student of the embedded model on characters that nothing was trained on.
 
-Identity is measured twice: by geometry and colour (`dsd.mini.measure`), which a student cannot fool, and by the identity
-encoder, as one would do it in the wide world. Beside it stands whether the scene that was asked for is there, because a copy
-of the reference has a perfect identity and fails the prompt.
+Identity is measured twice: by geometry and colour (`dsd.mini.measure`), which a student cannot fool, and by
+the identity encoder, as one would do it in the wide world. Beside it stands whether the scene that was asked
+for is there, because a copy of the reference has a perfect identity and fails the prompt.
 """
 
 import hashlib
@@ -61,7 +61,8 @@ class MethodScores:
 
     Attributes:
         identity: likeness to the reference by geometry and colour.
-        identity_encoder: cosine likeness to the reference by the identity encoder, negative ones counted as 0.
+        identity_encoder: cosine likeness to the reference by the identity encoder, negative ones counted as
+            0.
         scene: share of pictures that show the scene asked for.
         product: identity times scene, picture by picture.
         references: how many characters.
@@ -80,7 +81,11 @@ class MethodScores:
     def to_json(self) -> dict[str, Any]:
         """Scores, their number and intervals."""
         scores = {name: getattr(self, name) for name in SCORES}
-        return {**scores, "references": self.references, "intervals": {k: list(v) for k, v in self.intervals.items()}}
+        return {
+            **scores,
+            "references": self.references,
+            "intervals": {k: list(v) for k, v in self.intervals.items()},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +94,8 @@ class Evaluation:
 
     Attributes:
         methods: scores by method.
-        gap_closed: (student - text_only) / (ceiling - text_only) in identity; None where there is no student and text_only,
-            or no gap.
+        gap_closed: (student - text_only) / (ceiling - text_only) in identity; None where there is no student
+            and text_only, or no gap.
         gap_interval: 95 %, all three resampled together; None with `gap_closed`.
     """
 
@@ -155,8 +160,9 @@ def evaluate_methods(
     for method, given in drawn.items():
         if [len(row) for row in given] != [len(case.scenes) for case in cases]:
             raise ValueError(
-                f"The method {method!r} needs one picture for each of the {sum(len(c.scenes) for c in cases)} scenes of "
-                f"{len(cases)} cases; got {[len(row) for row in given]}."
+                f"The method {method!r} needs one picture for each of the "
+                f"{sum(len(case.scenes) for case in cases)} scenes of {len(cases)} cases; "
+                f"got {[len(row) for row in given]}."
             )
     ordered = [name for name in METHODS if name in drawn] + [name for name in drawn if name not in METHODS]
     images = [case.reference for case in cases] + [x for name in ordered for row in drawn[name] for x in row]
@@ -174,14 +180,18 @@ def evaluate_methods(
             "scene": _in_scene(measured[rows], wanted).astype(float),
         }
     methods = {name: _summary(found, picks) for name, found in values.items()}
-    return Evaluation(methods=methods, **_gap({name: found["identity"] for name, found in values.items()}, picks))
+    return Evaluation(
+        methods=methods, **_gap({name: found["identity"] for name, found in values.items()}, picks)
+    )
 
 
 def _embedded(images: list[Image.Image], extractor: extractors.Extractor) -> Float[torch.Tensor, "n d"]:
     return torch.cat([extractor(images[i : i + _EMBEDDED]) for i in range(0, len(images), _EMBEDDED)])
 
 
-def _identities(references: list[Measurement], answers: list[Measurement], shape: tuple[int, int]) -> PerPicture:
+def _identities(
+    references: list[Measurement], answers: list[Measurement], shape: tuple[int, int]
+) -> PerPicture:
     found = [identity(references[i // shape[1]], answer) for i, answer in enumerate(answers)]
     return np.array(found).reshape(shape)
 
@@ -254,7 +264,9 @@ def student_answers(
         images: list[Image.Image] = pipe(
             image=[cases[i].reference for i, _ in wanted],
             prompt=[cases[i].captions[j] for i, j in wanted],
-            generator=[torch.Generator(pipe.backbone.device).manual_seed(picture_seed(seed, i, j)) for i, j in wanted],
+            generator=[
+                torch.Generator(pipe.backbone.device).manual_seed(picture_seed(seed, i, j)) for i, j in wanted
+            ],
             **{"height": 64, "width": 64, **arguments},
         ).images
         return images

@@ -1,7 +1,8 @@
 """The whole loop on one computer in a few minutes: `dsd quickstart`.
 
-Prompts, grids, pairs, a curator, encodings, training and evaluation, all through the public stages, in the folder of one run
-that also gets `student/`, `report.html` and `report.json`. Stopped at any moment, it goes on where it was.
+Prompts, grids, pairs, a curator, encodings, training and evaluation, all through the public stages, in the
+folder of one run that also gets `student/`, `report.html` and `report.json`. Stopped at any moment, it goes
+on where it was.
 """
 
 import math
@@ -19,9 +20,9 @@ def quickstart(
 ) -> dict[str, Any]:
     """Run it all and write the report; called again for the same folder, it goes on.
 
-    Counts depend on `minutes` alone; training gets the time that the other stages leave, as measured on this machine.
-    A script that calls this needs the usual `if __name__ == "__main__":`, because pictures are measured by processes that are
-    started afresh.
+    Counts depend on `minutes` alone; training gets the time that the other stages leave, as measured on this
+    machine. A script that calls this needs the usual `if __name__ == "__main__":`, because pictures are
+    measured by processes that are started afresh.
 
     Args:
         out: the folder, which becomes a run.

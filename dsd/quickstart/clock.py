@@ -23,7 +23,8 @@ _SMOOTHING = 0.05  # of the loss that the progress bar shows
 class Clock(Callback):
     """Ends the training when its time is up, and sets the learning rate by the share of time that is gone.
 
-    The time, and the loss of every step, lie in the checkpoints: a training that was stopped goes on with what was left.
+    The time, and the loss of every step, lie in the checkpoints: a training that was stopped goes on with what
+    was left.
 
     Args:
         seconds: how long to train, over all calls.
@@ -49,7 +50,12 @@ class Clock(Callback):
         checkpoint_s: float = 30.0,
         progress: bool = True,
     ) -> None:
-        self.seconds, self.lr, self.warmup_share, self.last_lr_share = seconds, lr, warmup_share, last_lr_share
+        self.seconds, self.lr, self.warmup_share, self.last_lr_share = (
+            seconds,
+            lr,
+            warmup_share,
+            last_lr_share,
+        )
         self.checkpoint, self.checkpoint_s = checkpoint, checkpoint_s
         self.losses: list[float] = []
         self._before = 0.0
@@ -139,9 +145,16 @@ def fit_for(
     hand = Clock(seconds, student.lr, checkpoint=checkpoint, **clock)
     with _quiet():
         trainer = lightning.Trainer(
-            max_epochs=-1, precision=precision, gradient_clip_val=1.0, callbacks=[hand], logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        )  # fmt: skip
+            max_epochs=-1,
+            precision=precision,
+            gradient_clip_val=1.0,
+            callbacks=[hand],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
         resumed = str(checkpoint) if checkpoint.is_file() else None
         trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
     if trainer.interrupted:  # some versions of Lightning return after Ctrl-C as if all were done

@@ -51,9 +51,7 @@ class Loop:
 
         cases = small_world.held_out(self.recipe.num_references(self.minutes), seed=seed)
         answers = {
-            "text_only": self.kept(
-                "text_only", lambda: small_world.text_only_answers(cases, self.teacher, seed=seed, progress="text only")
-            ),
+            "text_only": self.kept("text_only", lambda: self.draw_text_only(cases)),
             "untrained": self.kept("untrained", lambda: self.draw(cases, self.untrained_pipe(), "untrained")),
         }
         history = self.train(sum(len(case.scenes) for case in cases))
@@ -68,9 +66,8 @@ class Loop:
                 cases, answers, self.recipe.extractor, workers=self.recipe.workers, progress="measure"
             )
         scores, closed = result.methods["student"], percent(result.gap_closed)
-        self.say(
-            "evaluation", f"{len(cases)} new characters: identity {scores.identity:.2f}, scene {scores.scene:.2f}, {closed} of the gap"
-        )
+        told = f"identity {scores.identity:.2f} ({closed} of the gap), scene {scores.scene:.2f}"
+        self.say("evaluation", f"{len(cases)} new characters: {told}")
         facts = {
             **self.facts(measured, history),
             "methods": {name: found.to_json() for name, found in result.methods.items()},
@@ -80,9 +77,15 @@ class Loop:
         from dsd.quickstart.page import write_report
 
         page = write_report(
-            self.run, curator=self.curator, facts=facts, cases=cases, answers=answers, result=result, measured=measured,
+            self.run,
+            curator=self.curator,
+            facts=facts,
+            cases=cases,
+            answers=answers,
+            result=result,
+            measured=measured,
             losses=history["losses"],
-        )  # fmt: skip
+        )
         write_json(self.out / "report.json", facts)
         self.console.print(f"[bold]The report:[/] {escape(str(page.resolve()))}", soft_wrap=True)
         return facts
@@ -90,7 +93,12 @@ class Loop:
     @cached_property
     def teacher(self) -> teachers.Teacher:
         """The base, which loads itself when it draws."""
-        spec = {"name": "diffusers", "model": self.recipe.base, "panel_size": _FRAME[0], **self.recipe.teacher}
+        spec = {
+            "name": "diffusers",
+            "model": self.recipe.base,
+            "panel_size": _FRAME[0],
+            **self.recipe.teacher,
+        }
         return teachers.create(spec)
 
     @cached_property
@@ -104,7 +112,9 @@ class Loop:
     @cached_property
     def curator(self) -> str:
         """The name of the verdicts."""
-        name = self.recipe.curator if isinstance(self.recipe.curator, str) else str(self.recipe.curator["name"])
+        name = (
+            self.recipe.curator if isinstance(self.recipe.curator, str) else str(self.recipe.curator["name"])
+        )
         return name.rpartition(":")[2]
 
     def make_data(self) -> None:
@@ -125,7 +135,11 @@ class Loop:
         self.say("curation", f"{kept} of {done.rows} pairs kept by {self.curator}")
         with step("encoding"):
             done = dsd.encode(
-                run, backbone=recipe.base, conditioning=recipe.conditioning, policy=self.curator, batch_size=32
+                run,
+                backbone=recipe.base,
+                conditioning=recipe.conditioning,
+                policy=self.curator,
+                batch_size=32,
             )
         self.say("encoding", f"{done.rows} pairs encoded")
 
@@ -139,7 +153,8 @@ class Loop:
             kept = [pair_id in accepted for pair_id in self.run.pairs.ids()]
             found = consistency(self.run.pairs, kept, workers=self.recipe.workers, progress="measure")
             replace_file(path, (json.dumps(found.to_json()) + "\n").encode())
-        self.say("measuring", f"{percent(found.before)} of the pairs consistent, {percent(found.after)} of the kept ones")
+        before, after = percent(found.before), percent(found.after)
+        self.say("measuring", f"{before} of the pairs consistent, {after} of the kept ones")
         return found
 
     def untrained_pipe(self) -> Any:
@@ -153,6 +168,12 @@ class Loop:
         from dsd.evaluation.small_world import student_answers
 
         return student_answers(cases, pipe, seed=self.seed, progress=progress, **self.recipe.sampling)
+
+    def draw_text_only(self, cases: Any) -> Rows:
+        """What the teacher draws without the references."""
+        from dsd.evaluation.small_world import text_only_answers
+
+        return text_only_answers(cases, self.teacher, seed=self.seed, progress="text only")
 
     def kept(self, name: str, draw: Callable[[], Rows]) -> Rows:
         """What a baseline drew; kept as a picture, so that it is drawn once."""
@@ -179,15 +200,23 @@ class Loop:
                     self.run, batch_size=recipe.batch_size, curator=self.curator, encoded=True, seed=self.seed
                 )
                 history = fit_for(
-                    self.state.train_s, self.student, data, self.out / "checkpoints", precision=recipe.precision,
-                    warmup_share=recipe.warmup_share, last_lr_share=recipe.last_lr_share, checkpoint_s=recipe.checkpoint_s,
-                )  # fmt: skip
+                    self.state.train_s,
+                    self.student,
+                    data,
+                    self.out / "checkpoints",
+                    precision=recipe.precision,
+                    warmup_share=recipe.warmup_share,
+                    last_lr_share=recipe.last_lr_share,
+                    checkpoint_s=recipe.checkpoint_s,
+                )
                 replace_file(record, (json.dumps(history) + "\n").encode())
                 part = self.out / "student.part"
                 discard_folder(part)
                 self.student.save_pretrained(part)
                 part.rename(finished)
-            self.say("training", f"{len(history['losses'])} steps of {recipe.batch_size} pairs; student saved")
+            self.say(
+                "training", f"{len(history['losses'])} steps of {recipe.batch_size} pairs; student saved"
+            )
         found: dict[str, Any] = json.loads(record.read_text())
         return found
 
@@ -221,4 +250,6 @@ class Loop:
     def say(self, name: str, text: str) -> None:
         """One line for one step."""
         took = duration(self.state.seconds.get(name, 0.0))
-        self.console.print(f"[bold green]✓[/] [bold]{name:<10}[/] {escape(text)} [dim]({took})[/]", soft_wrap=True)
+        self.console.print(
+            f"[bold green]✓[/] [bold]{name:<10}[/] {escape(text)} [dim]({took})[/]", soft_wrap=True
+        )

@@ -57,19 +57,25 @@ def write_report(
 
 
 def _tiles(facts: Mapping[str, Any], result: Evaluation, spent: str) -> list[tuple[str, str, str]]:
-    student, pictures = result.methods["student"], sum(len(row) for row in result.methods["student"].pictures["scene"])
+    student = result.methods["student"]
+    pictures = sum(len(row) for row in student.pictures["scene"])
     closed = percent(result.gap_closed)
     before, after = percent(facts["consistent_before"]), percent(facts["consistent_after"])
     return [
         (closed, "of the gap in identity closed", "from text alone (0 %) to the true character (100 %)"),
-        (percent(student.scene), "drawn in the scene asked for", f"of {pictures} pictures of characters never seen"),
+        (
+            percent(student.scene),
+            "drawn in the scene asked for",
+            f"of {pictures} pictures of characters never seen",
+        ),
         (f"{before.split()[0]} → {after}", "consistent pairs", "before and after curation, by measurement"),
         (duration(facts["seconds"]), "for everything", spent.partition(" on ")[2]),
     ]
 
 
 def _curve(training: Mapping[str, Any], losses: Sequence[float]) -> Section:
-    text = f"{training['steps']} steps in {duration(training['seconds'])}: each step's loss, and the running mean."
+    took = f"{training['steps']} steps in {duration(training['seconds'])}"
+    text = f"{took}. Faint: the loss of each step; strong: its running mean."
     return sections.loss_curve(range(1, len(losses) + 1), losses, text)
 
 

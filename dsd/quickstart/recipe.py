@@ -17,7 +17,8 @@ class Recipe:
         conditioning: a conditioning's name or spec.
         student: further arguments of `Student`; without "lora" the whole denoiser is trained.
         lr: highest learning rate.
-        warmup_share: share of the training time over which the learning rate rises; then it falls as half a cosine.
+        warmup_share: share of the training time over which the learning rate rises; then it falls as half a
+            cosine.
         last_lr_share: share of `lr` that is left at the end.
         batch_size: pairs a step.
         precision: of the `Trainer`.
@@ -45,7 +46,9 @@ class Recipe:
     batch_size: int = 32
     precision: Any = "bf16-mixed"
     checkpoint_s: float = 30.0
-    sampling: Mapping[str, Any] = field(default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 1.0})
+    sampling: Mapping[str, Any] = field(
+        default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 1.0}
+    )
     references: int = 64
     full_minutes: float = 6.0
     extractor: Any = "mini"

@@ -34,21 +34,22 @@ class State:
 
     def __init__(self, folder: Path, arguments: Mapping[str, Any]) -> None:
         self._path = folder / _FILE
-        self.arguments = json.loads(json.dumps(arguments, default=str))
+        self.arguments = json.loads(json.dumps(arguments, default=_name))
         content = json.loads(self._path.read_text()) if self._path.is_file() else {}
         begun = content.get("arguments", self.arguments)
         changed = [key for key, value in self.arguments.items() if begun.get(key) != value]
         if changed:
             told = [f"{key} was {begun.get(key)!r}, now {self.arguments[key]!r}" for key in changed]
             raise ValueError(
-                f"{folder} was begun with other arguments: {'; '.join(told)}. Give the same to go on, or another folder."
+                f"{folder} was begun with other arguments: {'; '.join(told)}. "
+                "Give the same to go on, or another folder."
             )
         self.seconds: dict[str, float] = content.get("seconds", {})
         self.train_s: float | None = content.get("train_s")
 
     @contextmanager
     def step(self, name: str, *, anew: bool = False) -> Iterator[None]:
-        """Count the time of a step, with that of earlier calls; `anew` for a step that does all of it again."""
+        """Count the time of a step, with that of earlier calls; `anew` if it does everything again."""
         started = time.monotonic()
         yield
         before = 0.0 if anew else self.seconds.get(name, 0.0)
@@ -60,6 +61,10 @@ class State:
         make_folder(self._path.parent)
         content = {"arguments": self.arguments, "seconds": self.seconds, "train_s": self.train_s}
         replace_file(self._path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _name(value: object) -> str:
+    return getattr(value, "__qualname__", None) or str(value)
 
 
 def save_sheet(answers: Rows, path: Path) -> None:
@@ -83,7 +88,8 @@ def load_sheet(path: Path, columns: int, panel_px: int = 64) -> Rows:
     sheet = Image.open(path).convert("RGB")
     if sheet.width != columns * panel_px:
         raise ValueError(
-            f"{path} is {sheet.width} px wide, not {columns} pictures of {panel_px} px. Delete it, to have it drawn again."
+            f"{path} is {sheet.width} px wide, not {columns} pictures of {panel_px} px. "
+            "Delete it, to have it drawn again."
         )
     rows = [sheet.crop((0, top, sheet.width, top + panel_px)) for top in range(0, sheet.height, panel_px)]
     return [grids.split(row, grids.Layout(rows=1, columns=columns)) for row in rows]

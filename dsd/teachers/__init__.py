@@ -1,7 +1,7 @@
 """Teachers: who draws the grids.
 
-Write your own by deriving from `Teacher` (one method, `draw`) and give it a name with `@teachers.register("name")`, or in
-your package's entry-point group `dsd.teachers`.
+Write your own by deriving from `Teacher` (one method, `draw`) and give it a name with
+`@teachers.register("name")`, or in your package's entry-point group `dsd.teachers`.
 """
 
 from typing import TYPE_CHECKING

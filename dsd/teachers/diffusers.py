@@ -16,20 +16,22 @@ _MAX_TEXT_TOKENS = 512
 
 
 class DiffusersTeacher(Teacher):
-    """Draws grids with a text-to-image pipeline: FLUX.1, Stable Diffusion 3, Qwen-Image, or the small model inside dsd.
+    """Draws grids with a text-to-image pipeline: FLUX.1, Stable Diffusion 3, the small one inside dsd, ...
 
-    The pipeline is loaded when the first grid is drawn. Each grid has a random generator of its own, on the CPU, so that it
-    depends on its prompt and seed alone; another batch size or device changes it by rounding at most.
+    The pipeline is loaded when the first grid is drawn. Each grid has a random generator of its own, on the
+    CPU, so that it depends on its prompt and seed alone; another batch size or device changes it by rounding
+    at most.
 
     Args:
         model: a folder, an id on the Hugging Face Hub, "mini" for the model inside dsd, or a pipeline.
-        panel_size: side of a panel in pixels; None for what the pipeline draws by default, which fits the layout only by
-            luck, except for "mini", which draws panels of 64 px.
+        panel_size: side of a panel in pixels; None for what the pipeline draws by default, which fits the
+            layout only by luck, except for "mini", which draws panels of 64 px.
         num_inference_steps: steps of the sampler; None for the pipeline's default.
         guidance_scale: None for the pipeline's default.
         batch_size: grids drawn at once.
         dtype: of the weights, such as "bfloat16".
-        device: such as "cuda:1"; by default a GPU if there is one. Ignored for a pipeline that is given, which stays.
+        device: such as "cuda:1"; by default a GPU if there is one. Ignored for a pipeline that is given,
+            which stays.
         offload: "model" or "sequential" to keep most weights in main memory.
         arguments: further arguments of the pipeline's call, such as `{"negative_prompt": "blurry"}`.
         revision: of the model on the Hub.
@@ -117,8 +119,8 @@ class DiffusersTeacher(Teacher):
             images = pipeline(prompt=texts, generator=generators, output_type="pil", **arguments).images
         if len(images) != len(texts):
             raise ValueError(
-                f"{type(pipeline).__name__} returned {len(images)} pictures for {len(texts)} prompts. A teacher draws one "
-                "each: take `num_images_per_prompt` out of `arguments`."
+                f"{type(pipeline).__name__} returned {len(images)} pictures for {len(texts)} prompts. A "
+                "teacher draws one each: take `num_images_per_prompt` out of `arguments`."
             )
         return list(images)
 
@@ -163,7 +165,7 @@ class DiffusersTeacher(Teacher):
 
 
 def _text_length(pipeline: Any) -> int | None:
-    """As many tokens as the pipeline's T5 tokenizer takes, 512 at most; None if it has no second tokenizer."""
+    """As many tokens as the second tokenizer takes, 512 at most; None if there is no such."""
     tokenizer = getattr(pipeline, "tokenizer_2", None)
     return None if tokenizer is None else min(_MAX_TEXT_TOKENS, tokenizer.model_max_length)
 
@@ -171,7 +173,7 @@ def _text_length(pipeline: Any) -> int | None:
 @contextmanager
 def _quiet(pipeline: Any) -> Iterator[None]:
     """Without the pipeline's own progress bar: the stage shows one over all grids."""
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
+    before = dict(getattr(pipeline, "_progress_bar_config", None) or {})
     pipeline.set_progress_bar_config(disable=True)
     try:
         yield

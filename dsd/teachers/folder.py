@@ -15,14 +15,15 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 class FolderTeacher(Teacher):
     """Finds the grid of a prompt in a folder.
 
-    An index says which picture belongs to which prompt: a JSON-lines file of objects with `image` (a path within the
-    folder) and `text` (the whole prompt) or `id` (of the grid prompt); or a plain text file of prompts, one a line, that go
-    with the folder's pictures in the order of their names. Write the run's prompts with the prompt writer "file".
+    An index says which picture belongs to which prompt: a JSON-lines file of objects with `image` (a path
+    within the folder) and `text` (the whole prompt) or `id` (of the grid prompt); or a plain text file of
+    prompts, one a line, that go with the folder's pictures in the order of their names. Write the run's
+    prompts with the prompt writer "file".
 
     Args:
         path: the folder.
-        index: the index, a path or a name within the folder; by default its `metadata.jsonl`, `prompts.jsonl` or
-            `prompts.txt`, whichever is there.
+        index: the index, a path or a name within the folder; by default its `metadata.jsonl`, `prompts.jsonl`
+            or `prompts.txt`, whichever is there.
 
     Raises:
         FileNotFoundError: if the folder, the index or a picture named in it does not exist.
@@ -38,7 +39,7 @@ class FolderTeacher(Teacher):
         self._images = self._read(self._index_path(index))
 
     def draw(self, prompts: Sequence[GridPrompt], seeds: Sequence[int]) -> list[Grid]:
-        """The pictures of those prompts, as RGB. The seeds are recorded, but what they drew was drawn elsewhere.
+        """The pictures of those prompts, as RGB. The seeds are recorded, but had no part in them.
 
         Raises:
             LookupError: if the index does not name a prompt.
@@ -64,8 +65,8 @@ class FolderTeacher(Teacher):
             if path.is_file():
                 return path
         raise FileNotFoundError(
-            f"{self.path} has no index ({', '.join(names)}): a JSON-lines file of {{'image': ..., 'text': ...}}, or a "
-            "text file of prompts, one a line."
+            f"{self.path} has no index ({', '.join(names)}): a JSON-lines file of "
+            "{'image': ..., 'text': ...}, or a text file of prompts, one a line."
         )
 
     def _read(self, index: Path) -> dict[str, Path]:
@@ -75,8 +76,8 @@ class FolderTeacher(Teacher):
             pictures = sorted(path for path in self.path.iterdir() if path.suffix.lower() in _ENDINGS)
             if len(pictures) != len(lines):
                 raise ValueError(
-                    f"{index} has {len(lines)} prompts, but {self.path} has {len(pictures)} pictures. Give one line each, "
-                    "in the order of the pictures' names."
+                    f"{index} has {len(lines)} prompts, but {self.path} has {len(pictures)} pictures. Give "
+                    "one line each, in the order of the pictures' names."
                 )
             entries: list[dict[str, object]] = [
                 {"image": path.name, "text": text} for path, text in zip(pictures, lines, strict=True)
@@ -103,6 +104,7 @@ class FolderTeacher(Teacher):
             or not {"id", "text"} & set(entry)
         ):
             raise ValueError(
-                f"Line {number} of {index} must be an object with `image` and with `text` or `id`; got {line[:80]}."
+                f"Line {number} of {index} must be an object with `image` and with `text` or `id`; got "
+                f"{line[:80]}."
             )
         return entry

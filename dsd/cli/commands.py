@@ -1,0 +1,50 @@
+"""The commands, and the function that each calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsd.cli.options import Option, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes:
+        target: "module:function", whose arguments are its options.
+        nested: arguments of the function that are options of something else: "module:Class" whose constructor takes them.
+        positional: its options are words without `--`.
+        say: what to tell the user of the function's result.
+    """
+
+    target: str
+    nested: Mapping[str, str] = field(default_factory=dict)
+    positional: bool = False
+    say: Callable[[Any], str] = str
+
+    def options(self) -> tuple[str, dict[str, list[Option]]]:
+        """What it does, and its options by prefix; those of the function itself have the prefix ""."""
+        text, own = read(self.target)
+        nested = {f"{name}.": read(target)[1] for name, target in self.nested.items()}
+        return text, {"": [option for option in own if option.name not in self.nested], **nested}
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command(
+        target="dsd.quickstart:quickstart", say=lambda facts: f"{facts['kept']} of {facts['pairs']} pairs kept"
+    ),
+    "prompts": Command(target="dsd.stages:write_prompts"),
+    "grids": Command(target="dsd.stages:draw_grids"),
+    "pairs": Command(target="dsd.stages:make_pairs"),
+    "curate": Command(target="dsd.stages:curate"),
+    "encode": Command(target="dsd.stages:encode"),
+    "fit": Command(
+        target="dsd.cli.fit:fit",
+        nested={"student": "dsd.student:Student", "data": "dsd.data.datamodule:PairDataModule"},
+    ),
+    "sample": Command(target="dsd.cli.sample:sample"),
+    "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
+    "report": Command(target="dsd.evaluation.report:report_run"),
+    "list": Command(target="dsd.cli.names:list_names", positional=True),
+}

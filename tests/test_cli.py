@@ -1,0 +1,359 @@
+import contextlib
+import inspect
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import dsd
+from dsd import stages
+from dsd.cli import fit as fitting
+from dsd.cli import main, options, sample as sampling
+from dsd.cli.commands import COMMANDS
+from dsd.types import GridPrompt
+
+ROOT = Path(__file__).parents[1]
+
+
+class Done:
+    """What a call of the command line left behind."""
+
+    def __init__(self, *arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                self.status = main([str(argument) for argument in arguments])
+            except SystemExit as end:  # --help and --print_config
+                self.status = end.code
+        self.out, self.err = out.getvalue(), err.getvalue()
+
+
+def ok(*arguments):
+    done = Done(*arguments)
+    assert done.status == 0, done.err
+    return done.out
+
+
+def line(*arguments):
+    """The one line on stderr of a call that must fail."""
+    done = Done(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    (only,) = done.err.splitlines()
+    return only
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Prompts, and a folder of pictures of them: two grids of noise and one with two panels alike."""
+    root = tmp_path_factory.mktemp("world")
+    prompts = [f"a grid of creature number {i}" for i in range(3)]
+    (root / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    (root / "grids").mkdir()
+    (root / "grids" / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    for i in range(3):
+        grid = Image.effect_noise((128, 128), 90).convert("RGB")
+        if i == 2:
+            grid.paste(grid.crop((0, 0, 64, 64)), (64, 0))
+        grid.save(root / "grids" / f"{i}.png")
+    return root
+
+
+def prepare(world, run):
+    writer = json.dumps({"name": "file", "path": str(world / "prompts.txt")})
+    said = [ok("prompts", "--run", run, "--writer", writer, "--count", 3, "--no_progress")]
+    said.append(ok("grids", "--run", run, "--teacher.name", "folder", "--teacher.path", world / "grids", "--no_progress"))
+    said.append(ok("pairs", "--run", run, "--no_progress"))
+    return said
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    """A run as the commands make it."""
+    prepare(world, world / "run")
+    return world / "run"
+
+
+def test_the_stages_one_after_the_other(world, tmp_path):
+    said = prepare(world, tmp_path / "run")
+    assert [text.partition(" (")[0] for text in said] == [
+        "prompts: 3 rows, 3 new", "grids: 3 rows, 3 new", "pairs: 36 rows, 36 new"
+    ]  # fmt: skip
+    curated = ok("curate", "--run", tmp_path / "run", "--curator", "heuristic", "--no_progress")
+    assert curated.startswith("verdicts/heuristic: 36 rows, 36 new, accepted 34, rejected 2")
+    run = dsd.Run(tmp_path / "run")
+    assert len(run.accepted("heuristic")) == 34
+    assert run.grids.manifest.spec["teacher"] == {"name": "folder", "path": str(world / "grids")}
+    again = ok("curate", "--run", tmp_path / "run", "--curator", "heuristic", "--no_progress")
+    assert "36 rows, 0 new" in again
+
+
+def test_a_spec_is_the_same_on_the_command_line_in_yaml_and_in_python(run, tmp_path):
+    spec = {"name": "heuristic", "min_sharpness": 0.2}
+    config = tmp_path / "curate.yaml"
+    config.write_text(yaml.safe_dump({"run": str(run), "curator": spec, "name": "yaml"}))
+    everything = tmp_path / "all.yaml"
+    everything.write_text(yaml.safe_dump({"pairs": {"run": "elsewhere"}, "curate": {"run": str(run), "curator": spec}}))
+    ok("curate", "--config", config)
+    ok("curate", "--run", run, "--name", "line", "--curator", "{name: heuristic, min_sharpness: 0.2}")
+    ok("curate", "--run", run, "--name", "dots", "--curator.name", "heuristic", "--curator.min_sharpness", "0.2")
+    ok("--config", everything, "curate", "--name", "whole")
+    ok("curate", "--config", config, "--name", "changed", "--curator.min_sharpness", "0.3")
+    dsd.curate(run, spec, name="python", progress=False)
+    verdicts = {name: dsd.Run(run).verdicts(name) for name in ("yaml", "line", "dots", "whole", "changed", "python")}
+    specs = {name: table.manifest.spec["curator"] for name, table in verdicts.items()}
+    assert specs.pop("changed") == {"name": "heuristic", "min_sharpness": 0.3}
+    assert all(found == spec for found in specs.values())
+    assert len({table.manifest.ids for table in verdicts.values()}) == 1
+
+
+def test_yaml_can_refer_to_other_options(world, run, tmp_path):
+    config = tmp_path / "grids.yaml"
+    config.write_text(f"run: {run}\nteacher: {{name: folder, path: '${{run}}/../grids'}}\n")
+    shown = yaml.safe_load(ok("grids", "--config", config, "--print_config"))
+    assert shown["teacher"]["path"].endswith("/../grids")
+    assert "teacher" in line("grids", "--config", config)  # another path than the grids' own: another spec
+
+
+def test_list_names_every_family_and_where_its_names_come_from():
+    found = ok("list")
+    blocks = {block.partition("\n")[0]: block for block in found.strip().split("\n\n")}
+    assert list(blocks) == ["prompts", "teachers", "curators", "backbones", "conditioning", "metrics"]
+    assert "  heuristic  dsd (dsd.curators.heuristic:HeuristicCurator)" in blocks["curators"].splitlines()
+    assert "dsd (dsd.teachers.folder:FolderTeacher)" in blocks["teachers"]
+    assert ok("list", "curators") == blocks["curators"] + "\n"
+    assert "one of prompts, teachers, curators" in line("list", "curator")
+
+
+def test_a_name_that_two_packages_claim_is_shown_with_both(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    points = [EntryPoint(name, f"{name}_package:Class", "dsd.curators") for name in ("heuristic", "theirs")]
+    monkeypatch.setattr("dsd.registry.entry_points", lambda group: points if group == "dsd.curators" else [])
+    shown = ok("list", "curators").splitlines()
+    assert "  theirs     an unnamed package (theirs_package:Class)" in shown
+    (both,) = [text for text in shown if "heuristic" in text]
+    assert "dsd (dsd.curators.heuristic:HeuristicCurator) and an unnamed package (heuristic_package:Class)" in both
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["curate", "--run", "{run}", "--curator", "heurstic"], "dsd curate: No Curator is named 'heurstic'. Did you mean 'heu"),
+        (["curate", "--run", "{run}", "--curator", "{name: heuristic, min_side: 3}"], "no argument 'min_side'. Did you mean"),
+        (["curate", "--run", "{run}", "--curator.min_side_px", "3"], 'The spec of a Curator needs a "name"'),
+        (["curate", "--run", "/nowhere/run", "--curator", "heuristic"], "/nowhere/run"),
+        (["grids", "--run", "{run}", "--teacher", "{name: folder, path: /nowhere/grids}"], "There is no folder /nowhere/grids"),
+        (["prompts", "--run", "{tmp}/r", "--writer", "{name: file, path: '{tmp}/empty.txt'}", "--count", "2"],
+         "row 2: the prompt is empty"),
+        (["prompts", "--run", "{tmp}/r", "--count", "0"], "dsd prompts: `count` must be at least 1; got 0."),
+        (["prompts", "--run", "{tmp}/file", "--count", "1"], "{tmp}/file"),
+        (["prompts", "--run", "{run}", "--count", "9", "--seed", "1"], "dsd prompts: "),
+        (["curate", "--config", "{tmp}/wrong.yaml"], "dsd curate: There is no option 'curater'. Did you mean 'curator'?"),
+        (["curate", "--config", "{tmp}/damaged.yaml"], "dsd curate: "),
+        (["curate", "--config", "{tmp}/none.yaml"], "--config: File does not exist: '{tmp}/none.yaml'"),
+        (["curate"], "dsd curate: --run must be given. See dsd curate --help."),
+        (["grids", "--run", "r", "--limit", "x"], "dsd grids: --limit cannot be 'x': it takes int or null."),
+        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--student.train", "half"],
+         "--student.train cannot be 'half': it takes one of full, added."),
+        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--student.rl", "1"], "no option 'student.rl'. Did you mean 'student.lr'?"),
+        (["fit", "--out", "{tmp}/o", "--data.source", "r"], "Say how long to train, for example --trainer.max_steps 1000."),
+        (["fit", "--out", "{tmp}/o", "--data.source", "/nowhere", "--trainer.max_steps", "1"], "/nowhere"),
+        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--trainer.max_steps", "1", "--resume"], "There is nothing to resume"),
+        (["sample", "--model", "/nowhere/m", "--image", "{tmp}/a.png", "--prompt", "x", "--out", "{tmp}/s"], "no folder '/nowhere/m'"),
+        (["sample", "--model", "m", "--image", "{tmp}/b.png", "--prompt", "x", "--out", "{tmp}/s"], "There is no picture '{tmp}/b.png'"),
+        (["sample", "--model", "m", "--image", "{tmp}/file", "--prompt", "x", "--out", "{tmp}/s"], "cannot identify image file"),
+        (["sample", "--model", "m", "--image", "{tmp}/a.png", "--prompt", " ", "--out", "{tmp}/s"], "prompts that are not empty"),
+        (["report", "--run", "/nowhere/run"], "There is no run in /nowhere/run"),
+        (["quickstart", "--out", "{tmp}/q", "--minutes", "0"], "`minutes` must be above 0; got 0"),
+        (["lst"], "dsd: There is no command 'lst'. Did you mean 'list'? Known: quickstart, prompts, grids,"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_mend_is_one_clear_line_and_status_2(run, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").write_text("a grid\n\nanother\n")
+    (tmp_path / "file").write_text("not a folder, not a picture")
+    (tmp_path / "wrong.yaml").write_text(f"run: {run}\ncurater: heuristic\n")
+    (tmp_path / "damaged.yaml").write_text("run: {a: [\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def filled(text):
+        return text.replace("{run}", str(run)).replace("{tmp}", str(tmp_path))
+
+    said = line(*map(filled, arguments))
+    assert filled(message) in said
+    assert said.startswith("dsd")
+
+
+def test_debug_shows_where_it_happened(run):
+    with pytest.raises(LookupError, match="'heurstic'"):
+        main(["curate", "--run", str(run), "--curator", "heurstic", "--debug"])
+
+
+def test_our_own_mistakes_are_not_dressed_as_the_users(monkeypatch, run):
+    def broken(*args, **kwargs):
+        return {}["a bug"]
+
+    monkeypatch.setattr(stages, "curate", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["curate", "--run", str(run)])
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, run):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "curate", interrupted)
+    done = Done("curate", "--run", run)
+    assert done.status == 130
+    assert done.err == "dsd curate: Interrupted. Call the command again: what was written stays.\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_option_with_its_meaning(name):
+    shown = " ".join(ok(name, "--help").split())
+    for prefix, group in COMMANDS[name].options()[1].items():
+        assert group
+        for option in group:
+            assert option.help, f"{name} --{prefix}{option.name} is not explained"
+            assert (option.name if COMMANDS[name].positional else f"--{prefix}{option.name}") in shown
+
+
+@pytest.mark.parametrize(
+    ("target", "function"),
+    [(command.target, None) for command in COMMANDS.values()]
+    + [("dsd.student:Student", dsd.Student), ("dsd.data.datamodule:PairDataModule", dsd.PairDataModule)],
+)
+def test_options_are_the_arguments_of_the_function(target, function):
+    module, _, name = target.partition(":")
+    function = function or getattr(__import__(module, fromlist=[name]), name)
+    parameters = dict(inspect.signature(function).parameters)
+    found = {option.name: option for option in options.read(target)[1]}
+    assert set(parameters) - set(found) <= {"recipe"}
+    for option in found.values():
+        default = parameters[option.name].default
+        assert option.required == (default is inspect.Parameter.empty)
+        assert option.required or option.default == default
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        ("int | None", int | None),
+        ("'str | PathLike[str] | Backbone'", str),
+        ("str | Mapping[str, Any] | Teacher", str | dict),
+        ("Teacher", None),
+        ("str | Sequence[str]", str | list),
+        ("bool | str | None", bool | str | None),
+        ("str | Any", str),
+        ("tuple[int, int] | None", tuple | None),
+    ],
+)
+def test_annotations_become_what_yaml_can_say(tmp_path, monkeypatch, annotation, kind):
+    (tmp_path / "a_module.py").write_text(f'def f(x: {annotation}): ...\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    read = options.read("a_module:f")[1]
+    if kind is None:
+        assert read == []
+        return
+    plain = [getattr(part, "__origin__", part) for part in getattr(read[0].type, "__args__", [read[0].type])]
+    assert plain == list(getattr(kind, "__args__", [kind]))
+
+
+def test_options_that_are_given_several_times_are_a_list(monkeypatch):
+    calls = []
+    monkeypatch.setattr(sampling, "sample", lambda **values: calls.append(values))
+    base = ["sample", "--model", "m", "--out", "o", "--image", "i.png"]
+    ok(*base, "--prompt", "on a beach: at noon", "--prompt=in snow", "--seed", "3", "--prompt", "[not a list]")
+    ok(*base, "--prompt", "on a beach: at noon")
+    ok(*base, "--prompt", "[in snow, in rain]", "--image", "j.png")
+    assert [(call["prompt"], call["image"]) for call in calls] == [
+        (["on a beach: at noon", "in snow", "[not a list]"], "i.png"),
+        ("on a beach: at noon", "i.png"),
+        (["in snow", "in rain"], ["i.png", "j.png"]),
+    ]
+    assert calls[0]["seed"] == 3
+
+
+@pytest.fixture(scope="module")
+def trained(world, run, tiny_flux):
+    """A student that was trained by the command line from a file, in one go."""
+    config = world / "fit.yaml"
+    content = {
+        "student": {"base": str(tiny_flux), "lora": {"rank": 2}, "lr": 0.01},
+        "data": {"source": str(run), "policy": "every", "batch_size": 4},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+        "checkpoint_every_n_steps": 2,
+    }
+    config.write_text(yaml.safe_dump(content))
+    said = ok("fit", "--config", config, "--out", world / "student")
+    assert said == f"4 steps in all; the student is in {world / 'student'}\n"
+    return config, world / "student"
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    (file,) = (folder / "transformer").glob("*.safetensors")
+    return load_file(file)
+
+
+def test_fit_resumes_to_the_same_student(trained, world, tmp_path):
+    import torch
+
+    config, whole = trained
+    assert (whole / "training" / "logs").is_dir()
+    ok("fit", "--config", config, "--out", tmp_path / "s", "--trainer.max_steps", 2)
+    assert "holds a training. Add --resume" in line("fit", "--config", config, "--out", tmp_path / "s")
+    halfway = weights(tmp_path / "s")
+    ok("fit", "--config", config, "--out", tmp_path / "s", "--resume")
+    resumed, truth = weights(tmp_path / "s"), weights(whole)
+    assert all(torch.equal(resumed[name], truth[name]) for name in truth)
+    assert any(not torch.equal(halfway[name], truth[name]) for name in truth)
+
+
+def test_fit_takes_lightnings_objects_and_names_its_arguments(trained, tmp_path):
+    config, _ = trained
+    said = line("fit", "--config", config, "--out", tmp_path / "s", "--trainer.max_step", 2)
+    assert "lightning.Trainer has no argument 'max_step'. Did you mean 'max_steps'?" in said
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "log")}}
+    built = fitting._built({**logger})
+    assert built.save_dir == str(tmp_path / "log")
+
+
+def test_sample_draws_what_the_pipeline_draws(trained, tmp_path):
+    import torch
+
+    import numpy as np
+
+    _, student = trained
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.png")
+    Image.new("RGBA", (50, 90), (200, 10, 10, 255)).save(tmp_path / "b.png")
+    images = ["--image", tmp_path / "a.png", "--image", tmp_path / "b.png"]
+    prompts = ["--prompt", "the red creature on a beach", "--prompt", "in snow"]
+    common = ["sample", "--model", student, *images, *prompts, "--num_inference_steps", 2, "--seed", 7, "--device", "cpu"]
+    said = ok(*common, "--num_images_per_prompt", 2, "--batch_size", 3, "--out", tmp_path / "out", "--no_progress")
+    assert said == f"8 pictures and sheet.png in {tmp_path / 'out'}\n"
+    entries = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [entry["file"] for entry in entries] == [f"{i}-{j}-{k}.png" for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    pipe = dsd.DSDPipeline.from_pretrained(student)
+    for entry in (entries[2], entries[7]):
+        with Image.open(entry["image"]) as image:
+            generator = torch.Generator().manual_seed(entry["seed"])
+            theirs = pipe(image=image, prompt=entry["prompt"], generator=generator, num_inference_steps=2).images[0]
+        ours = Image.open(tmp_path / "out" / entry["file"])
+        assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
+    assert Image.open(tmp_path / "out" / "sheet.png").size == (5 * 68 + 4, 2 * 68 + 4)
+
+
+def test_python_m_dsd_is_the_command_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dsd", "list", "curator"], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("dsd list: ")
+    assert len(done.stderr.splitlines()) == 1

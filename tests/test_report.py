@@ -1,0 +1,294 @@
+"""Reports stand alone, are valid, and show what a prompt or a model said without obeying it."""
+
+import base64
+import io
+import json
+import random
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dsd
+from dsd import curators, teachers
+from dsd.curators import Verdict
+from dsd.evaluation import Consistency, Section, evaluate_methods, held_out, page, plots, report_run, sections
+from dsd.types import Grid
+
+EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} </style><img src=x onerror=alert(1)>"
+VOID = {"meta", "img", "br", "link", "hr", "line", "rect", "polyline"}
+
+
+class Page(HTMLParser):
+    """A strict reader: every tag is closed in order, and ids, sources and texts are kept."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.texts, self.addresses, self.images = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        assert not [name for name in attrs if name.startswith("on")], (tag, attrs)
+        self.addresses += [
+            value for name, value in attrs.items() if name in ("src", "href", "srcset", "action", "data")
+        ]
+        if tag == "img":
+            self.images.append(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def check(text):
+    """The page, valid and self-contained."""
+    found = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert "script" not in found.tags
+    assert "iframe" not in found.tags
+    assert "link" not in found.tags
+    assert found.addresses
+    assert all(address.startswith("data:image/") for address in found.addresses)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert all(attrs.get("alt", "").strip() and attrs["width"] and attrs["height"] for attrs in found.images)
+    assert "default-src 'none'" in text
+    for needed in ("lang=", "<title>", "charset", "viewport", "prefers-color-scheme"):
+        assert needed in text
+    return found
+
+
+@teachers.register("scribbler")
+class Scribbler(teachers.Teacher):
+    batch_size = 4
+
+    def draw(self, prompts, seeds):
+        made = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            made.append(Grid(image=Image.fromarray(pixels), prompt=prompt, seed=seed, teacher="scribbler"))
+        return made
+
+
+@curators.register("evil")
+class EvilCurator(curators.Curator):
+    def judge(self, pair):
+        if pair.reference_panel == 0:
+            return Verdict(status="refused", reason=f"I refuse {EVIL}")
+        return Verdict(keep=pair.target_panel == 0, score=pair.reference_panel / 4, reason=f"because {EVIL}")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    row = {"text": f"grid of {EVIL}", "subject": EVIL, "panels": [f"{EVIL} {place}" for place in "abcd"]}
+    (folder / "prompts.jsonl").write_text(
+        "".join(json.dumps({**row, "text": f"{row['text']} {i}"}) + "\n" for i in range(6))
+    )
+    run = dsd.Run(folder / "run")
+    dsd.write_prompts(run, {"name": "file", "path": str(folder / "prompts.jsonl")}, count=6, progress=False)
+    dsd.draw_grids(run, "scribbler", progress=False)
+    dsd.make_pairs(run, progress=False)
+    dsd.curate(run, "evil", progress=False)
+    return run
+
+
+def test_a_run_has_a_report_that_stands_alone(run, tmp_path):
+    path = report_run(run, tmp_path / "new" / "folder")
+    text = path.read_text()
+    found = check(text)
+    assert "<script" not in text
+    assert "onerror=alert(1)>" not in text
+    assert "49" not in found.text.split("quotes")[1][:20]
+    assert found.text.count("alert('x')") >= 12  # shown as it was written
+    for word in (
+        "6 prompts",
+        "6 grids",
+        "72 pairs",
+        "18 kept",
+        "refused",
+        f"because {EVIL[:8]}",
+        "Dropped 54 of 72",
+    ):
+        assert word in found.text, word
+    told = json.loads((path.parent / "report.json").read_text())
+    assert told["stages"]["pairs"]["rows"] == 72
+    assert told["stages"]["verdicts/evil"]["counts"]["refused"] == 18
+
+
+def test_the_report_shows_the_runs_own_pictures(run, tmp_path):
+    found = Page(report_run(run, tmp_path, samples=3).read_text())
+    shown = {decode(attrs["src"]).tobytes() for attrs in found.images}
+    grids = {grid.image.tobytes() for grid in run.grids}
+    panels = {image.tobytes() for pair in run.pairs for image in (pair.reference, pair.target)}
+    assert len(shown & grids) == 3
+    assert shown <= grids | panels
+    assert len(found.images) == 3 + 2 * 6
+
+
+def test_kept_and_dropped_pairs_stand_in_their_own_column(run):
+    data = sections.pairs(run, "evil", samples=50).data
+    assert all(verdict.accepted for _, verdict in data["kept"])
+    assert len(data["kept"]) == 18
+    assert not any(verdict.accepted for _, verdict in data["dropped"])
+    assert len(data["dropped"]) == 50
+    judged = {j.pair_id: j.verdict for j in run.verdicts("evil")}
+    assert all(judged[pair.id].reason == verdict.reason for pair, verdict in data["kept"] + data["dropped"])
+
+
+def test_an_unfinished_run_has_a_report_too(tmp_path):
+    run = dsd.Run(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="There is no run in"):
+        report_run(run)
+    dsd.write_prompts(run, count=3, progress=False)
+    text = report_run(run).read_text()
+    assert "3 prompts" in Page(text).text
+    assert (tmp_path / "run" / "report.json").is_file()
+
+
+def decode(address):
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB")
+
+
+def test_small_pictures_are_exact_and_large_ones_are_made_smaller():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(decode(page.data_uri(Image.fromarray(pixels)))), pixels)
+    large = Image.effect_noise((1500, 1000), 40)
+    shown = decode(page.data_uri(large))
+    assert shown.size == (512, 341)
+    assert large.size == (1500, 1000)
+    assert len(page.data_uri(large)) < 200_000
+
+
+@pytest.fixture(scope="module")
+def judged():
+    cases = held_out(3)
+    truths = [list(case.truths) for case in cases]
+    answers = {"student": truths, "text_only": truths[::-1], "untrained": truths[::-1]}
+    extractor = lambda images: np.stack(
+        [np.asarray(x.resize((4, 4)), dtype=np.float32).ravel() for x in images]
+    )
+    return cases, answers, evaluate_methods(cases, answers, extractor, workers=1)
+
+
+def test_the_sections_of_an_evaluation(judged, run):
+    cases, answers, result = judged
+    counts = {
+        "pairs": 72,
+        "consistent": 54,
+        "kept": 18,
+        "kept_consistent": 17,
+        "grids": 6,
+        "grids_consistent": 3,
+    }
+    measured = Consistency(**counts, panels=24, panels_in_scene=20)
+    parts = [
+        sections.hero(cases[0], answers["student"][0]),
+        sections.tiles([("82 %", EVIL, "a remark")]),
+        sections.gallery(cases, answers["student"], result, shown=2),
+        sections.methods(result, cases, answers),
+        sections.pairs(run, "evil", measured=measured),
+        sections.loss_curve(range(1, 301), [1 / step for step in range(1, 301)], "Falling."),
+        sections.making(sections.stage_rows(run), {"name": EVIL}),
+    ]
+    found = check(page.render_page(EVIL, parts, EVIL))
+    for word in (
+        "75 % consistent",
+        "94 % consistent",
+        "The other 1 characters",
+        "Teacher, text alone",
+        "True picture",
+    ):
+        assert word in found.text.replace("\N{NARROW NO-BREAK SPACE}", " "), word
+    scores = [f"{result.methods['text_only'].identity:.2f}", f"{result.methods['student'].scene:.2f}"]
+    assert all(score in found.text for score in scores)
+    shown = {decode(attrs["src"]).tobytes() for attrs in found.images}
+    for case in cases:
+        assert {image.tobytes() for image in (case.reference, *case.truths)} <= shown
+
+
+def test_every_template_is_strict():
+    with pytest.raises(Exception, match="undefined|no attribute"):
+        page.render_page("t", [Section(template="tiles", data={})])
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    page.write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": "ü"}})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": "ü"}}
+    assert "ü" in text
+
+
+def points(svg, name):
+    text = re.search(rf'class="{name}" points="([^"]+)"', str(svg))[1]
+    return np.array([[float(x) for x in point.split(",")] for point in text.split()])
+
+
+def test_a_falling_loss_is_drawn_falling():
+    losses = [10 - step / 10 for step in range(1, 101)]
+    svg = plots.curve(range(1, 101), losses, EVIL)
+    Page(f"<div>{svg}</div>")
+    assert "<script" not in svg
+    x, y = points(svg, "strong").T
+    assert (np.diff(x) > 0).all()
+    assert (np.diff(y) > 0).all()
+    ticks = {
+        float(t): float(at)
+        for at, t in re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)</text>', str(svg))
+    }
+    (low, low_y), (high, high_y) = min(ticks.items()), max(ticks.items())
+    drawn = low + (points(svg, "faint")[49, 1] - (low_y - 4)) / (high_y - low_y) * (high - low)
+    assert drawn == pytest.approx(losses[49], abs=0.05)
+    assert "Too few" in plots.curve([1], [1.0])
+    assert "Too few" in plots.curve([1, 2], [float("nan")] * 2)
+    with pytest.raises(ValueError, match="2 steps for 1 losses"):
+        plots.curve([1, 2], [1.0])
+
+
+def test_a_histogram_counts_every_pair():
+    rng = random.Random(0)
+    kept, dropped = [rng.uniform(0.6, 1) for _ in range(30)], [rng.uniform(0, 0.5) for _ in range(20)]
+    svg = str(plots.histogram(kept, dropped, num_bins=10))
+    heights = {
+        name: sum(float(h) for h in re.findall(rf'class="{name}"[^>]* height="([\d.]+)"', svg))
+        for name in ("kept", "dropped")
+    }
+    assert heights["kept"] / heights["dropped"] == pytest.approx(30 / 20, rel=0.02)
+    assert plots.histogram([0.5, 0.5], []) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.31, 0.64, [0.4, 0.5, 0.6]),
+        (0.0, 1800.0, [0, 500, 1000, 1500]),
+        (3.0, 3.0, [3]),
+    ],
+)
+def test_ticks_are_round(low, high, expected):
+    assert plots.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (75.0, "75 s"), (702.0, "11 min 42 s"), (11_100.0, "3 h 5 min"), (119.7, "120 s")],
+)
+def test_durations_read_well(seconds, text):
+    assert page.duration(seconds) == text
