@@ -136,7 +136,7 @@ class Student(LightningModule):
             chosen += self.denoiser.parameters()
         if not chosen:
             raise ValueError(
-                "Nothing is trained: this conditioning adds no weights. Give `lora`, or train='full'."
+                "Nothing is trained: the conditioning adds no weights. Give `lora` or train='full'."
             )
         for parameter in chosen:
             parameter.data = parameter.data.float()
@@ -174,9 +174,8 @@ class Student(LightningModule):
         reference, text = batch.reference, batch.text
         x_0 = self.conditioning.canvas(reference, batch.target)
         noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-        num_tokens = (
-            x_0[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
-        )
+        side = self.backbone.pixels_per_token // self.backbone.pixels_per_latent
+        num_tokens = x_0[0, 0].numel() // side**2
         t = self._sample_times(len(x_0), num_tokens, generator)
         x_t = flow.interpolate(x_0, noise, t)
         if dropout:
@@ -197,10 +196,7 @@ class Student(LightningModule):
         batch = self._encoded(batch)
         total, frames = self.losses(batch, generator)
         values = {"train/loss": total.detach(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        if len(frames) > 1:
-            values |= {
-                f"train/loss_{name}": x for name, x in zip(self.conditioning.frames, frames, strict=True)
-            }
+        values |= {f"train/loss_{name}": x for name, x in zip(self.conditioning.frames, frames, strict=True)}
         self.log_dict(values, batch_size=len(batch))
         return total
 
@@ -224,9 +220,7 @@ class Student(LightningModule):
                 parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, **fused
             )
         else:
-            raise ValueError(
-                f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw', or a function of parameters."
-            )
+            raise ValueError(f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw' or a function.")
         if self.warmup_steps == 0:
             return optimizer
         warm_up = torch.optim.lr_scheduler.LambdaLR(
@@ -289,10 +283,9 @@ class Student(LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only what is trained, and its running average."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        kept = {
+        return {
             name: value for name, value in state.items() if name in self._trained or name.startswith("ema.")
         }
-        return kept
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -342,9 +335,8 @@ class Student(LightningModule):
         arguments = dict(self.time_sampling)
         shift = arguments.pop("shift", 1.0)
         times = flow.sample_times(count, **arguments, generator=generator, device=generator.device)
-        return flow.shift_times(
-            times, self.backbone.time_shift(num_tokens) if shift == "schedule" else float(shift)
-        )
+        shift = self.backbone.time_shift(num_tokens) if shift == "schedule" else float(shift)
+        return flow.shift_times(times, shift)
 
     def _generator(self, *purpose: object) -> torch.Generator:
         """Randomness that follows from the seed and the purpose alone."""

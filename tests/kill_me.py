@@ -5,7 +5,6 @@ kill_me.py RUN WHOLE    ends itself at each step of writing in turn, then not; s
                         In WHOLE it makes the same run without a stop.
 """
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ def main(path, whole=None):
         print("started", flush=True)
         work(path, pause_s=0.01)
         return
-    for step in itertools.count():
+    for step in range(300):
         # Each restart gets one step further before it is stopped.
         child = os.fork()
         if child == 0:
@@ -59,6 +58,8 @@ def main(path, whole=None):
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             break
+    else:
+        raise SystemExit("The run is never finished: what is there is made again and again.")
     print(step)
     work(whole, FEW)
 

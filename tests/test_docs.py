@@ -17,6 +17,7 @@ import pytest
 
 import dsd
 from dsd import backbones, conditioning, curators, mini, prompts, teachers
+from dsd.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -83,6 +84,15 @@ def test_names_in_code_that_is_not_run_exist(path):
                     check_spec(keyword)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_commands_have_the_options_that_are_written(path):
+    for line in "".join(blocks(path, "sh")).splitlines():
+        words = line.partition("#")[0].split()
+        if words and words[0] == "dsd":
+            options = COMMANDS[words[1]].options()[1][""]
+            assert {word for word in words if word.startswith("--")} <= {f"--{o.name}" for o in options}, line
+
+
 def check_spec(keyword):
     """A spec written out names a class and its arguments."""
     try:
@@ -109,10 +119,13 @@ def test_the_example_is_short_and_runs(small, tmp_path):
     source = (ROOT / "examples" / "quickstart.py").read_text()
     assert len(source.splitlines()) < 40
     small_numbers = {
-        "count=200": "count=4", '"batch_size": 8': '"batch_size": 4, "num_inference_steps": 2', "batch_size=16": "batch_size=4",
-        "max_steps=400": "max_steps=2, accelerator='cpu', logger=False, enable_progress_bar=False", "seed=0).im": "seed=0, num_inference_steps=2).im",
+        "count=200": "count=4",
+        '"batch_size": 8': '"batch_size": 4, "num_inference_steps": 2',
+        "batch_size=16": "batch_size=4",
+        "max_steps=400": "max_steps=2, accelerator='cpu', logger=False, enable_progress_bar=False",
+        "seed=0).im": "seed=0, num_inference_steps=2).im",
         'curator="embedding"': 'curator={"name": "embedding", "extractor": shrunk, "low": -1.0, "high": 1.0}',
-    }  # fmt: skip
+    }
     for old, new in small_numbers.items():
         assert source.count(old) == 1, old
         source = source.replace(old, new)

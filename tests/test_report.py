@@ -181,9 +181,10 @@ def judged():
     cases = held_out(3)
     truths = [list(case.truths) for case in cases]
     answers = {"student": truths, "text_only": truths[::-1], "untrained": truths[::-1]}
-    extractor = lambda images: np.stack(
-        [np.asarray(x.resize((4, 4)), dtype=np.float32).ravel() for x in images]
-    )
+
+    def extractor(images):
+        return np.stack([np.asarray(x.resize((4, 4)), dtype=np.float32).ravel() for x in images])
+
     return cases, answers, evaluate_methods(cases, answers, extractor, workers=1)
 
 
@@ -224,7 +225,7 @@ def test_the_sections_of_an_evaluation(judged, run):
 
 
 def test_every_template_is_strict():
-    with pytest.raises(Exception, match="undefined|no attribute"):
+    with pytest.raises(Exception, match=r"undefined|no attribute"):
         page.render_page("t", [Section(template="tiles", data={})])
 
 

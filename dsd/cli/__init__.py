@@ -63,7 +63,8 @@ def _run(given: list[str], command: str, options: Mapping[str, tuple[str, Groups
     values.pop("config", None)
     module, _, name = chosen.target.partition(":")
     result = getattr(importlib.import_module(module), name)(**values)
-    sys.stdout.write(f"{chosen.say(result)}\n")
+    if said := chosen.say(result):
+        sys.stdout.write(f"{said}\n")
     return 0
 
 

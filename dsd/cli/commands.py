@@ -31,9 +31,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "quickstart": Command(
-        target="dsd.quickstart:quickstart", say=lambda facts: f"{facts['kept']} of {facts['pairs']} pairs kept"
-    ),
+    "quickstart": Command(target="dsd.quickstart:quickstart", say=lambda facts: ""),  # it has said all already
     "prompts": Command(target="dsd.stages:write_prompts"),
     "grids": Command(target="dsd.stages:draw_grids"),
     "pairs": Command(target="dsd.stages:make_pairs"),

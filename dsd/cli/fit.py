@@ -61,7 +61,6 @@ def fit(
     learner = Student(**student)
     loop = _trainer(settings, training, checkpoint_every_n_steps, pictures)
     loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
-    loop.save_checkpoint(checkpoint)
     if loop.is_global_zero:
         learner.save_pretrained(folder, components=components)
     return f"{loop.global_step} steps in all; the student is in {folder}"

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 40
 
 
 class _Axes:

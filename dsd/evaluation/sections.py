@@ -93,7 +93,6 @@ def pairs(
     judged = _light(run, curator)
     kept = [i for i, j in judged.items() if j.verdict.accepted]
     dropped = [i for i, j in judged.items() if not j.verdict.accepted]
-    scores = [[s for i in ids if (s := judged[i].verdict.score) is not None] for ids in (kept, dropped)]
     return Section(
         template="pairs",
         title=f"What the curator “{curator}” kept and dropped",
@@ -103,7 +102,9 @@ def pairs(
             "dropped": _shown(run, judged, _pick(dropped, samples, seed)),
             "num_kept": len(kept),
             "num_dropped": len(dropped),
-            "histogram": plots.histogram(*scores, x_label="the curator's score"),
+            "histogram": plots.histogram(
+                _scores(judged, kept), _scores(judged, dropped), x_label="the curator's score"
+            ),
             "measured": measured,
         },
     )
@@ -130,8 +131,8 @@ def methods(
         template="methods",
         title="Beside what it must be compared with",
         text=(
-            "Every method answers the same captions. Identity is likeness to the reference; a copy has all of it "
-            "and shows the wrong scene, so no column counts alone. Thin lines: 95 % intervals over characters."
+            "Every method answers the same captions. Identity is likeness to the reference; a copy has all "
+            "of it and shows the wrong scene, so no column counts alone. Thin lines: 95 % intervals."
         ),
         data={
             "methods": result.methods,
@@ -155,9 +156,8 @@ def gallery(cases: Sequence[HeldOut], answers: Answers, result: Evaluation, show
         template="gallery",
         title="Characters it had never seen",
         text=(
-            "Framed: the one picture that the student was given. Beside it: its answers to four captions, all of "
-            "them as they came, with the likeness to the reference and whether the scene is the one asked for, "
-            "both by measurement."
+            "Framed: the one picture that the student was given. Beside it: its answers to four captions, as "
+            "they came, with the measured likeness to the reference, and whether the scene is as asked."
         ),
         data={"rows": rows[:shown], "more": rows[shown:]},
     )
@@ -206,6 +206,10 @@ def _light(run: Run, curator: str) -> dict[str, Judged]:
         )
         for row in _rows(columns)
     }
+
+
+def _scores(judged: Mapping[str, Judged], ids: Sequence[str]) -> list[float]:
+    return [score for i in ids if (score := judged[i].verdict.score) is not None]
 
 
 def _rows(table: Any) -> Iterator[dict[str, Any]]:

@@ -197,7 +197,7 @@ def _identities(
 
 
 def _cosines(references: torch.Tensor, answers: torch.Tensor, shape: tuple[int, int]) -> PerPicture:
-    cosines = torch.einsum("cd,csd->cs", references, answers.unflatten(0, shape))
+    cosines = torch.einsum("cd,csd->cs", references, answers.reshape(*shape, -1))
     return cosines.clamp(0, 1).numpy()
 
 

@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from dsd.backbones.base import Batch
 from dsd.data.atomic import make_folder
 from dsd.data.datamodule import PairDataModule
 from dsd.student import Student
@@ -23,8 +25,7 @@ _SMOOTHING = 0.05  # of the loss that the progress bar shows
 class Clock(Callback):
     """Ends the training when its time is up, and sets the learning rate by the share of time that is gone.
 
-    The time, and the loss of every step, lie in the checkpoints: a training that was stopped goes on with what
-    was left.
+    The time and the losses lie in the checkpoints: a training that was stopped goes on with what was left.
 
     Args:
         seconds: how long to train, over all calls.
@@ -125,14 +126,20 @@ class Clock(Callback):
 
 
 def fit_for(
-    seconds: float, student: Student, data: PairDataModule, folder: Path, *, precision: Any, **clock: Any
+    seconds: float,
+    student: Student,
+    data: PairDataModule | Iterable[Batch],
+    folder: Path,
+    *,
+    precision: Any,
+    **clock: Any,
 ) -> dict[str, Any]:
     """Train a student for some time, or go on with the training in `folder`.
 
     Args:
         seconds: how long, over all calls.
         student: as built.
-        data: what to train on.
+        data: what to train on; if it has a state, training goes on in mid-epoch.
         folder: for the checkpoint.
         precision: of the `Trainer`.
         clock: further arguments of `Clock`.
@@ -173,14 +180,16 @@ def history(clock: Clock) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's own remarks on devices and tips."""
+    """Without Lightning's own remarks: on devices, tips, and validation that is not wanted."""
     levels: Mapping[str, int] = {
         name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric", "lightning")
     }
     for name in levels:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

@@ -33,7 +33,12 @@ class Recipe:
     base: str = "mini"
     grids_per_minute: float = 37.5
     teacher: Mapping[str, Any] = field(
-        default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 3.5, "batch_size": 16}
+        default_factory=lambda: {
+            "num_inference_steps": 20,
+            "guidance_scale": 3.5,
+            "batch_size": 16,
+            "dtype": "float32",
+        }
     )
     curator: str | Mapping[str, Any] = "embedding"
     conditioning: str | Mapping[str, Any] = "parallel"
