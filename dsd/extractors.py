@@ -3,9 +3,10 @@
 Curators and metrics share them. A spec says which one:
 
 - `"mini"`: the encoder inside dsd, which knows the characters of the small world and nothing else;
-- `{"kind": "transformers", "model": ...}`: any vision model of transformers, such as "facebook/dinov2-small" or
-  "openai/clip-vit-base-patch32", or a folder with one;
-- `{"kind": "open_clip", "model": ..., "pretrained": ...}` and `{"kind": "timm", "model": ...}`: models of these packages;
+- `{"kind": "transformers", "model": ...}`: any vision model of transformers, such as "facebook/dinov2-small"
+  or "openai/clip-vit-base-patch32", or a folder with one;
+- `{"kind": "open_clip", "model": ..., "pretrained": ...}` and `{"kind": "timm", "model": ...}`: models of
+  these packages;
 - any function from a list of RGB pictures to an array or tensor (n, d).
 """
 
@@ -24,8 +25,8 @@ from torch.nn import functional
 from dsd import mini
 
 Pooling = Literal["cls", "mean", "pooler", "projection"]
-"""How the tokens of a transformers model become one vector: the class token; the mean of the others; the model's own pooled
-output; or that, projected to where CLIP and SigLIP compare pictures with words."""
+"""How the tokens of a transformers model become one vector: the class token; the mean of the others; the
+model's own pooled output; or that, projected to where CLIP and SigLIP compare pictures with words."""
 
 _CLASS_TOKENS = frozenset({"cls_token", "class_embedding"})
 
@@ -98,8 +99,9 @@ def load(extractor: Spec | Extractor = "mini", device: str | torch.device | None
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise LookupError(f"No extractor is of the kind {kind!r}.{hint} Known: {', '.join(_KINDS)}.")
     build = _KINDS[kind]
-    allowed = [name for name in inspect.signature(build).parameters if name != "device"]
-    needed = [name for name in allowed if inspect.signature(build).parameters[name].default is inspect.Parameter.empty]
+    parameters = {name: p for name, p in inspect.signature(build).parameters.items() if name != "device"}
+    allowed = list(parameters)
+    needed = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
     wrong = [f"has no argument {name!r}" for name in arguments if name not in allowed]
     wrong += [f"needs the argument {name!r}" for name in needed if name not in arguments]
     if wrong:
@@ -115,7 +117,9 @@ def rgb(image: Image.Image) -> Image.Image:
         ValueError: if its mode has no fixed range of values.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        raise ValueError(f"A picture of mode {image.mode!r} has no fixed range of values. Convert it to 'L' or 'RGB'.")
+        raise ValueError(
+            f"A picture of mode {image.mode!r} has no fixed range of values. Convert it to 'L' or 'RGB'."
+        )
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -137,11 +141,12 @@ def _transformers(
 ) -> Forward:
     """A vision model of transformers with its image processor.
 
-    `pooling` is by default the projection where there is one, else the class token where there is one, else the model's own
-    pooled output, as of a convolutional network.
+    `pooling` is by default the projection where there is one, else the class token where there is one, else
+    the model's own pooled output, as of a convolutional network.
     """
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"Unknown pooling {pooling!r}. Allowed: {', '.join(get_args(Pooling))}.")
+    _check_folder(str(model))
     from transformers import AutoImageProcessor, AutoModel
 
     source = {"revision": revision, "local_files_only": local_files_only}
@@ -168,6 +173,15 @@ def _transformers(
         return tokens[:, 0] if pooled == "cls" else tokens[:, sum(prefix.values()) :].mean(1)
 
     return forward
+
+
+def _check_folder(model: str) -> None:
+    path = Path(model).expanduser()
+    if not path.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise FileNotFoundError(
+            f"There is no folder {model!r}. Give one with a vision model of transformers, or a Hub id "
+            "such as 'facebook/dinov2-small'."
+        )
 
 
 def _prefix(vision: nn.Module) -> dict[str, int]:
@@ -197,6 +211,12 @@ def _open_clip(model: str, pretrained: str | None = None, *, device: torch.devic
         import open_clip
     except ModuleNotFoundError as error:
         raise _not_installed("open_clip") from error
+    if pretrained is None and ":" not in model:  # open_clip would make the weights up
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise ValueError(
+            f"The extractor 'open_clip' needs `pretrained`: a file of weights or, for {model!r}, one of "
+            f"{', '.join(tags) or 'none'}."
+        )
     net, _, transform = open_clip.create_model_and_transforms(model, pretrained=pretrained, device=device)
     net.eval()
 

@@ -97,7 +97,10 @@ class Registry(Generic[T]):
         return sorted({*self._builtin, *self._registered, *(point.name for point in self._entry_points())})
 
     def origins(self, name: str) -> list[str]:
-        """Who stands behind a name: the package and its "module:Class". More than one is a clash. Imports nothing."""
+        """Who stands behind a name: the package and its "module:Class"; more than one is a clash.
+
+        Imports nothing.
+        """
         return list(self._claims(name))
 
     def get(self, name: str) -> type[T]:

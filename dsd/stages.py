@@ -55,11 +55,11 @@ def write_prompts(
         progress: show a progress bar on stderr.
 
     Raises:
+        ValueError: if `count` is below 1, or the writer does not have so many prompts.
         SpecError: if the run's prompts were written by another writer or seed.
         LockedError: if another process writes to the run.
     """
-    if count < 1:
-        raise ValueError(f"`count` must be at least 1; got {count}.")
+    _at_least_1(count=count)
     run, author = _run(run), prompts.create(writer)
     spec = {"writer": _what(prompts.spec(author)), "seed": seed}
     started = time.monotonic()
@@ -115,11 +115,14 @@ def draw_grids(
         progress: show a progress bar on stderr.
 
     Raises:
+        ValueError: if `limit` is below 1.
         SpecError: if the run's grids were drawn by another teacher or seed.
         ManifestError: if the prompts were made anew since, or a shard is damaged.
         RuntimeError: if the first 16 grids of a run all fail: then it is not the prompts.
     """
+    _at_least_1(limit=limit)
     run, artist = _run(run), teachers.create(teacher)
+    _at_least_1(batch_size=artist.batch_size)
 
     def draw(batch: list[tuple[str, GridPrompt]]) -> list[list[Grid] | Failure]:
         seeds = [draw_seed(seed, prompt_id) for prompt_id, _ in batch]
@@ -169,9 +172,11 @@ def make_pairs(
         progress: show a progress bar on stderr.
 
     Raises:
+        ValueError: if `max_pairs` is below 1.
         SpecError: if the run's pairs were made with other arguments.
         ManifestError: if the grids were made anew since, or a shard is damaged.
     """
+    _at_least_1(max_pairs=max_pairs)
     run = _run(run)
 
     def pair(batch: list[tuple[str, Grid]]) -> list[list[Pair] | Failure]:
@@ -212,9 +217,11 @@ def curate(
         progress: show a progress bar on stderr, with the share of accepted pairs.
 
     Raises:
+        ValueError: if `batch_size` is below 1.
         SpecError: if the verdicts of that name come from another spec.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
     """
+    _at_least_1(batch_size=batch_size)
     run, judge = _run(run), curators.create(curator)
     spec = _what(curators.spec(judge))
     table = run.verdicts(_file_name(name or spec["name"].rpartition(":")[2]))
@@ -272,16 +279,20 @@ def encode(
         progress: show a progress bar on stderr.
 
     Raises:
+        ValueError: if `batch_size` is below 1, or there is no such dtype.
         SpecError: if the cache was made with another spec of the conditioning or dtype.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
     """
     from dsd import backbones
     from dsd import conditioning as conditionings
-    from dsd.data.encode import encode_pairs
+    from dsd.data.encode import encode_pairs, torch_dtype
 
-    run = _run(run)
+    # What is cheap to check is checked before the model is loaded, and before a folder is made.
+    _at_least_1(batch_size=batch_size)
+    torch_dtype(dtype)
+    run, method = _run(run), conditionings.create(conditioning)
+    run.accepted(policy)
     model = backbones.load(backbone, parts=("vae", "text"))
-    method = conditionings.create(conditioning)
     if device is not None:
         model.to(device)
     started = time.monotonic()
@@ -310,6 +321,12 @@ def encode(
 def draw_seed(seed: int, prompt_id: str) -> int:
     """The seed of one grid: 32 bits of SHA-256 over the run's seed and the prompt's id."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()[:4], "big")
+
+
+def _at_least_1(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {number}.")
 
 
 def _what(spec: Mapping[str, Any]) -> dict[str, Any]:

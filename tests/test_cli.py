@@ -2,6 +2,7 @@ import contextlib
 import inspect
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ from PIL import Image
 import dsd
 from dsd import stages
 from dsd.cli import fit as fitting
-from dsd.cli import main, options, sample as sampling
+from dsd.cli import main, options
+from dsd.cli import sample as sampling
 from dsd.cli.commands import COMMANDS
-from dsd.types import GridPrompt
 
 ROOT = Path(__file__).parents[1]
+FIT = "fit --out {tmp}/o --data.source r"
+SAMPLE = "sample --model m --prompt x --out {tmp}/s"
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Done:
@@ -67,7 +71,8 @@ def world(tmp_path_factory):
 def prepare(world, run):
     writer = json.dumps({"name": "file", "path": str(world / "prompts.txt")})
     said = [ok("prompts", "--run", run, "--writer", writer, "--count", 3, "--no_progress")]
-    said.append(ok("grids", "--run", run, "--teacher.name", "folder", "--teacher.path", world / "grids", "--no_progress"))
+    teacher = ["--teacher.name", "folder", "--teacher.path", world / "grids"]
+    said.append(ok("grids", "--run", run, *teacher, "--no_progress"))
     said.append(ok("pairs", "--run", run, "--no_progress"))
     return said
 
@@ -98,14 +103,17 @@ def test_a_spec_is_the_same_on_the_command_line_in_yaml_and_in_python(run, tmp_p
     config = tmp_path / "curate.yaml"
     config.write_text(yaml.safe_dump({"run": str(run), "curator": spec, "name": "yaml"}))
     everything = tmp_path / "all.yaml"
-    everything.write_text(yaml.safe_dump({"pairs": {"run": "elsewhere"}, "curate": {"run": str(run), "curator": spec}}))
+    commands = {"pairs": {"run": "elsewhere"}, "curate": {"run": str(run), "curator": spec}}
+    everything.write_text(yaml.safe_dump(commands))
     ok("curate", "--config", config)
     ok("curate", "--run", run, "--name", "line", "--curator", "{name: heuristic, min_sharpness: 0.2}")
-    ok("curate", "--run", run, "--name", "dots", "--curator.name", "heuristic", "--curator.min_sharpness", "0.2")
+    dots = ["--curator.name", "heuristic", "--curator.min_sharpness", "0.2"]
+    ok("curate", "--run", run, "--name", "dots", *dots)
     ok("--config", everything, "curate", "--name", "whole")
     ok("curate", "--config", config, "--name", "changed", "--curator.min_sharpness", "0.3")
     dsd.curate(run, spec, name="python", progress=False)
-    verdicts = {name: dsd.Run(run).verdicts(name) for name in ("yaml", "line", "dots", "whole", "changed", "python")}
+    names = ("yaml", "line", "dots", "whole", "changed", "python")
+    verdicts = {name: dsd.Run(run).verdicts(name) for name in names}
     specs = {name: table.manifest.spec["curator"] for name, table in verdicts.items()}
     assert specs.pop("changed") == {"name": "heuristic", "min_sharpness": 0.3}
     assert all(found == spec for found in specs.values())
@@ -138,44 +146,51 @@ def test_a_name_that_two_packages_claim_is_shown_with_both(monkeypatch):
     shown = ok("list", "curators").splitlines()
     assert "  theirs     an unnamed package (theirs_package:Class)" in shown
     (both,) = [text for text in shown if "heuristic" in text]
-    assert "dsd (dsd.curators.heuristic:HeuristicCurator) and an unnamed package (heuristic_package:Class)" in both
+    ours = "dsd (dsd.curators.heuristic:HeuristicCurator)"
+    assert f"{ours} and an unnamed package (heuristic_package:Class)" in both
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["curate", "--run", "{run}", "--curator", "heurstic"], "dsd curate: No Curator is named 'heurstic'. Did you mean 'heu"),
-        (["curate", "--run", "{run}", "--curator", "{name: heuristic, min_side: 3}"], "no argument 'min_side'. Did you mean"),
-        (["curate", "--run", "{run}", "--curator.min_side_px", "3"], 'The spec of a Curator needs a "name"'),
-        (["curate", "--run", "/nowhere/run", "--curator", "heuristic"], "/nowhere/run"),
-        (["grids", "--run", "{run}", "--teacher", "{name: folder, path: /nowhere/grids}"], "There is no folder /nowhere/grids"),
-        (["prompts", "--run", "{tmp}/r", "--writer", "{name: file, path: '{tmp}/empty.txt'}", "--count", "2"],
-         "row 2: the prompt is empty"),
-        (["prompts", "--run", "{tmp}/r", "--count", "0"], "dsd prompts: `count` must be at least 1; got 0."),
-        (["prompts", "--run", "{tmp}/file", "--count", "1"], "{tmp}/file"),
-        (["prompts", "--run", "{run}", "--count", "9", "--seed", "1"], "dsd prompts: "),
-        (["curate", "--config", "{tmp}/wrong.yaml"], "dsd curate: There is no option 'curater'. Did you mean 'curator'?"),
-        (["curate", "--config", "{tmp}/damaged.yaml"], "dsd curate: "),
-        (["curate", "--config", "{tmp}/none.yaml"], "--config: File does not exist: '{tmp}/none.yaml'"),
-        (["curate"], "dsd curate: --run must be given. See dsd curate --help."),
-        (["grids", "--run", "r", "--limit", "x"], "dsd grids: --limit cannot be 'x': it takes int or null."),
-        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--student.train", "half"],
-         "--student.train cannot be 'half': it takes one of full, added."),
-        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--student.rl", "1"], "no option 'student.rl'. Did you mean 'student.lr'?"),
-        (["fit", "--out", "{tmp}/o", "--data.source", "r"], "Say how long to train, for example --trainer.max_steps 1000."),
-        (["fit", "--out", "{tmp}/o", "--data.source", "/nowhere", "--trainer.max_steps", "1"], "/nowhere"),
-        (["fit", "--out", "{tmp}/o", "--data.source", "r", "--trainer.max_steps", "1", "--resume"], "There is nothing to resume"),
-        (["sample", "--model", "/nowhere/m", "--image", "{tmp}/a.png", "--prompt", "x", "--out", "{tmp}/s"], "no folder '/nowhere/m'"),
-        (["sample", "--model", "m", "--image", "{tmp}/b.png", "--prompt", "x", "--out", "{tmp}/s"], "There is no picture '{tmp}/b.png'"),
-        (["sample", "--model", "m", "--image", "{tmp}/file", "--prompt", "x", "--out", "{tmp}/s"], "cannot identify image file"),
-        (["sample", "--model", "m", "--image", "{tmp}/a.png", "--prompt", " ", "--out", "{tmp}/s"], "prompts that are not empty"),
-        (["report", "--run", "/nowhere/run"], "There is no run in /nowhere/run"),
-        (["quickstart", "--out", "{tmp}/q", "--minutes", "0"], "`minutes` must be above 0; got 0"),
-        (["lst"], "dsd: There is no command 'lst'. Did you mean 'list'? Known: quickstart, prompts, grids,"),
+        ("curate --run {run} --curator heurstic", "No Curator is named 'heurstic'. Did you mean 'heu"),
+        ("curate --run {run} --curator '{name: heuristic, min_side: 3}'", "no argument 'min_side'. Did you"),
+        ("curate --run {run} --curator.min_side_px 3", 'The spec of a Curator needs a "name"'),
+        ("curate --run /nowhere/run --curator heuristic", "/nowhere/run"),
+        ("grids --run {run} --teacher '{name: folder, path: /nowhere/grids}'", "no folder /nowhere/grids"),
+        ("prompts --run {tmp}/r --writer.name file --writer.path {tmp}/e.txt --count 2", "row 2: the"),
+        ("prompts --run {tmp}/r --count 0", "dsd prompts: `count` must be at least 1; got 0."),
+        ("prompts --run {tmp}/file --count 1", "dsd prompts: Could not write {tmp}/file: "),
+        ("prompts --run {run} --count 9 --seed 1", "dsd prompts: "),
+        ("curate --config {tmp}/wrong.yaml", "There is no option 'curater'. Did you mean 'curator'?"),
+        ("curate --config {tmp}/damaged.yaml", "dsd curate: "),
+        ("curate --config {tmp}/none.yaml", "--config: File does not exist: '{tmp}/none.yaml'"),
+        ("curate", "dsd curate: --run must be given. See dsd curate --help."),
+        ("grids --run r --limit x", "dsd grids: --limit cannot be 'x': it takes int or null."),
+        (f"{FIT} --student.train half", "--student.train cannot be 'half': it takes one of full, added."),
+        (f"{FIT} --student.rl 1", "no option 'student.rl'. Did you mean 'student.lr'?"),
+        (FIT, "Say how long to train, for example --trainer.max_steps 1000."),
+        (f"{FIT} --trainer.max_steps 1 --data.source /nowhere", "/nowhere"),
+        (f"{FIT} --trainer.max_steps 1 --resume", "There is nothing to resume"),
+        (f"{FIT} --trainer.max_steps 1 --components some", "--components cannot be 'some': it takes one of"),
+        (f"{SAMPLE} --image {{tmp}}/a.png --model /nowhere/m", "no folder '/nowhere/m'"),
+        (f"{SAMPLE} --image {{tmp}}/b.png", "There is no picture '{tmp}/b.png'"),
+        (f"{SAMPLE} --image {{tmp}}/file", "cannot identify image file"),
+        (f"{SAMPLE} --image {{tmp}}/a.png --prompt ' '", "prompts that are not empty"),
+        (f"{SAMPLE} --image {{tmp}}/a.png --out {{tmp}}/file", "dsd sample: Could not write {tmp}/file: "),
+        (
+            f"{FIT} --data.source {{run}} --data.policy every --trainer.max_steps 1 --out {{tmp}}/file",
+            "dsd fit: Could not write {tmp}/file/training: Not a directory. A file stands where",
+        ),
+        ("evaluate --model m --out {tmp}/file", "dsd evaluate: Could not write {tmp}/file: "),
+        ("encode --run /nowhere/run", "There is no run in /nowhere/run"),
+        ("report --run /nowhere/run", "There is no run in /nowhere/run"),
+        ("quickstart --out {tmp}/q --minutes 0", "`minutes` must be above 0; got 0"),
+        ("lst", "dsd: There is no command 'lst'. Did you mean 'list'? Known: quickstart, prompts, grids,"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_is_one_clear_line_and_status_2(run, tmp_path, arguments, message):
-    (tmp_path / "empty.txt").write_text("a grid\n\nanother\n")
+    (tmp_path / "e.txt").write_text("a grid\n\nanother\n")
     (tmp_path / "file").write_text("not a folder, not a picture")
     (tmp_path / "wrong.yaml").write_text(f"run: {run}\ncurater: heuristic\n")
     (tmp_path / "damaged.yaml").write_text("run: {a: [\n")
@@ -184,7 +199,7 @@ def test_what_the_user_can_mend_is_one_clear_line_and_status_2(run, tmp_path, ar
     def filled(text):
         return text.replace("{run}", str(run)).replace("{tmp}", str(tmp_path))
 
-    said = line(*map(filled, arguments))
+    said = line(*map(filled, shlex.split(arguments)))
     assert filled(message) in said
     assert said.startswith("dsd")
 
@@ -254,7 +269,7 @@ def test_options_are_the_arguments_of_the_function(target, function):
     ],
 )
 def test_annotations_become_what_yaml_can_say(tmp_path, monkeypatch, annotation, kind):
-    (tmp_path / "a_module.py").write_text(f'def f(x: {annotation}): ...\n')
+    (tmp_path / "a_module.py").write_text(f"def f(x: {annotation}): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     read = options.read("a_module:f")[1]
     if kind is None:
@@ -268,7 +283,8 @@ def test_options_that_are_given_several_times_are_a_list(monkeypatch):
     calls = []
     monkeypatch.setattr(sampling, "sample", lambda **values: calls.append(values))
     base = ["sample", "--model", "m", "--out", "o", "--image", "i.png"]
-    ok(*base, "--prompt", "on a beach: at noon", "--prompt=in snow", "--seed", "3", "--prompt", "[not a list]")
+    three = ["--prompt", "on a beach: at noon", "--prompt=in snow", "--seed", 3, "--prompt", "[not a list]"]
+    ok(*base, *three)
     ok(*base, "--prompt", "on a beach: at noon")
     ok(*base, "--prompt", "[in snow, in rain]", "--image", "j.png")
     assert [(call["prompt"], call["image"]) for call in calls] == [
@@ -286,7 +302,7 @@ def trained(world, run, tiny_flux):
     content = {
         "student": {"base": str(tiny_flux), "lora": {"rank": 2}, "lr": 0.01},
         "data": {"source": str(run), "policy": "every", "batch_size": 4},
-        "trainer": {"max_steps": 4, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", **QUIET},
         "checkpoint_every_n_steps": 2,
     }
     config.write_text(yaml.safe_dump(content))
@@ -320,40 +336,41 @@ def test_fit_takes_lightnings_objects_and_names_its_arguments(trained, tmp_path)
     config, _ = trained
     said = line("fit", "--config", config, "--out", tmp_path / "s", "--trainer.max_step", 2)
     assert "lightning.Trainer has no argument 'max_step'. Did you mean 'max_steps'?" in said
-    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "log")}}
-    built = fitting._built({**logger})
+    arguments = {"save_dir": str(tmp_path / "log")}
+    built = fitting._built({"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": arguments})
     assert built.save_dir == str(tmp_path / "log")
 
 
 def test_sample_draws_what_the_pipeline_draws(trained, tmp_path):
-    import torch
-
     import numpy as np
+    import torch
 
     _, student = trained
     Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.png")
     Image.new("RGBA", (50, 90), (200, 10, 10, 255)).save(tmp_path / "b.png")
     images = ["--image", tmp_path / "a.png", "--image", tmp_path / "b.png"]
     prompts = ["--prompt", "the red creature on a beach", "--prompt", "in snow"]
-    common = ["sample", "--model", student, *images, *prompts, "--num_inference_steps", 2, "--seed", 7, "--device", "cpu"]
-    said = ok(*common, "--num_images_per_prompt", 2, "--batch_size", 3, "--out", tmp_path / "out", "--no_progress")
+    numbers = ["--num_inference_steps", 2, "--num_images_per_prompt", 2, "--batch_size", 3, "--seed", 7]
+    where = ["--out", tmp_path / "out", "--device", "cpu", "--no_progress"]
+    said = ok("sample", "--model", student, *images, *prompts, *numbers, *where)
     assert said == f"8 pictures and sheet.png in {tmp_path / 'out'}\n"
     entries = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert [entry["file"] for entry in entries] == [f"{i}-{j}-{k}.png" for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    files = [f"{i}-{j}-{k}.png" for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    assert [entry["file"] for entry in entries] == files
     pipe = dsd.DSDPipeline.from_pretrained(student)
     for entry in (entries[2], entries[7]):
         with Image.open(entry["image"]) as image:
             generator = torch.Generator().manual_seed(entry["seed"])
-            theirs = pipe(image=image, prompt=entry["prompt"], generator=generator, num_inference_steps=2).images[0]
+            drawn = pipe(image=image, prompt=entry["prompt"], generator=generator, num_inference_steps=2)
+        (theirs,) = drawn.images
         ours = Image.open(tmp_path / "out" / entry["file"])
         assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
     assert Image.open(tmp_path / "out" / "sheet.png").size == (5 * 68 + 4, 2 * 68 + 4)
 
 
 def test_python_m_dsd_is_the_command_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "dsd", "list", "curator"], capture_output=True, text=True, timeout=120, cwd=ROOT
-    )
+    command = [sys.executable, "-m", "dsd", "list", "curator"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.startswith("dsd list: ")
     assert len(done.stderr.splitlines()) == 1

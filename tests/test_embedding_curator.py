@@ -50,7 +50,11 @@ def test_the_verdict_follows_the_cosine(first, second, status, reason):
 def test_an_upper_limit_of_one_lets_copies_through():
     """Whatever rounding does to the cosine of a vector and itself."""
     noise = np.random.default_rng(0).normal(size=(256, 700))
-    curator = EmbeddingCurator(lambda images: noise[[image.getpixel((0, 0))[0] for image in images]], high=1.0)
+
+    def extractor(images):
+        return noise[[image.getpixel((0, 0))[0] for image in images]]
+
+    curator = EmbeddingCurator(extractor, high=1.0)
     assert {verdict.score for verdict in curator.judge_batch([pair(i, i) for i in range(200)])} == {1.0}
     assert curator.judge(pair(3, 3)).accepted
 
@@ -70,7 +74,8 @@ def folder(tmp_path_factory):
 def panels(count):
     rng = random.Random(0)
     characters = [world.sample_character(rng) for _ in range(count)]
-    return [Image.fromarray(x) for x in render.render(characters, [world.sample_context(rng) for _ in characters])]
+    contexts = [world.sample_context(rng) for _ in range(count)]
+    return [Image.fromarray(array) for array in render.render(characters, contexts)]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +149,8 @@ def test_a_picture_that_cannot_be_embedded_fails_its_pairs_alone(grid_pairs, cap
     fails = [bad in (pair.reference.tobytes(), pair.target.tobytes()) for pair in grid_pairs]
     verdicts = EmbeddingCurator(extractor).judge_batch(grid_pairs)
     assert [verdict.status == "failed" for verdict in verdicts] == fails
-    assert {verdict.reason for verdict in verdicts if verdict.status == "failed"} == {"RuntimeError: cannot see this"}
+    reasons = {verdict.reason for verdict in verdicts if verdict.status == "failed"}
+    assert reasons == {"RuntimeError: cannot see this"}
     theirs = EmbeddingCurator(counted()[0]).judge_batch(grid_pairs)
     assert all(ours == its for ours, its, failed in zip(verdicts, theirs, fails, strict=True) if not failed)
     assert "cannot see this" in caplog.text
@@ -176,7 +182,10 @@ def test_the_spec_holds_the_extractor(folder):
 
 
 def histogram(images):
-    """Square roots of a histogram of 8 x 8 x 8 colours of the middle half: their cosine is the Bhattacharyya coefficient."""
+    """Square roots of a histogram of 8 x 8 x 8 colours of the middle half.
+
+    Their cosine is the Bhattacharyya coefficient.
+    """
     found = []
     for image in images:
         width, height = image.size
@@ -188,11 +197,14 @@ def histogram(images):
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs the labelled photographs")
 def test_on_photographs_of_fifteen_subjects():
-    """Measured apart from this: AUROC .839 on all 3,160 pairs, .719 on the 422 of one class (two dogs, say)."""
+    """Measured apart from this: AUROC .839 on all 3,160 pairs, .719 on the 422 of one class (two dogs)."""
     rows = list(csv.DictReader((PHOTOGRAPHS / "subjects.csv").open()))
     images = [Image.open(PHOTOGRAPHS / "images" / row["image"]) for row in rows]
     found = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
-    same, alike = (torch.tensor([int(rows[i][k] == rows[j][k]) for i, j in found]) for k in ("subject", "class"))
+    same, alike = (
+        torch.tensor([int(rows[i][column] == rows[j][column]) for i, j in found])
+        for column in ("subject", "class")
+    )
     curator = EmbeddingCurator(histogram, low=0.75)
     verdicts = curator.judge_batch([Pair(reference=images[i], target=images[j]) for i, j in found])
     scores = torch.tensor([verdict.score for verdict in verdicts])

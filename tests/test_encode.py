@@ -9,7 +9,7 @@ from dsd import backbones, conditioning
 from dsd.backbones.base import as_pixels
 from dsd.data.encode import cache_name, to_uint8
 from dsd.data.encoded import EncodedPairs
-from dsd.data.manifest import ManifestError, SpecError
+from dsd.data.manifest import ManifestError, SpecError, StageManifest
 from dsd.data.writer import TableWriter
 from dsd.types import Pair
 from tests.cheap_world import picture
@@ -128,6 +128,23 @@ def test_resumed_is_the_same_bit_for_bit(tmp_path, flux, monkeypatch, stop_after
     assert torch.equal(a.target, b.target)
     assert torch.equal(a.reference.latents, b.reference.latents)
     assert torch.equal(a.text.tokens, b.text.tokens)
+
+
+def test_no_pair_is_listed_before_what_it_refers_to(run, flux, monkeypatch):
+    """So that a reader, or a stop at any moment, never finds a pair without its reference or caption."""
+    monkeypatch.setattr(TableWriter, "shard_rows", 2)
+    true_save, listed = StageManifest.save, []
+
+    def save(manifest, folder):
+        true_save(manifest, folder)
+        if manifest.shards and manifest.stage.endswith("/pairs"):
+            cache = EncodedPairs.find(run.path)
+            cache.batch(cache.ids())
+            listed.append(len(cache.ids()))
+
+    monkeypatch.setattr(StageManifest, "save", save)
+    dsd.encode(run, flux, batch_size=1, **QUIET)
+    assert listed == [2, 4, 5, 5]
 
 
 def test_another_backbone_never_shares_a_cache(run, flux, tiny_flux):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,14 +53,18 @@ def whole(tmp_path_factory):
 def test_killed_at_ten_random_moments(tmp_path, whole):
     path, (expected, seconds) = tmp_path / "run", whole
     rng = random.Random(0)
-    killed = 0
-    for _ in range(10):
+    killed, longest = 0, seconds / 5
+    while killed < 10:
         with subprocess.Popen([*PROGRAM, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
             assert child.stdout.readline() == b"started\n"
-            time.sleep(rng.uniform(0, seconds / 5))
+            time.sleep(rng.uniform(0, longest))
             os.kill(child.pid, signal.SIGKILL)
-        killed += child.returncode == -signal.SIGKILL
-    assert killed >= 5
+        if child.returncode == -signal.SIGKILL:
+            killed += 1
+        else:  # it was faster than when it was timed: the same again, with shorter times
+            assert content(path) == expected
+            shutil.rmtree(path)
+            longest /= 2
     subprocess.run([*PROGRAM, path], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert content(path) == expected
     assert not leftovers(path)

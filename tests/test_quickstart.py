@@ -1,7 +1,11 @@
 """The quickstart: training by the clock, going on after a stop, and all of it with a tiny random model."""
 
+import collections
+import contextlib
+import dataclasses
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -9,9 +13,10 @@ import torch
 from PIL import Image
 
 import dsd
-from dsd import curators, mini
+from dsd import curators, teachers
 from dsd.backbones import Batch, Reference, Text
 from dsd.curators import Verdict
+from dsd.evaluation import small_world
 from dsd.quickstart import Recipe, clock, loop, quickstart, state
 
 METHODS = {"student", "text_only", "copy", "untrained", "ceiling"}
@@ -45,6 +50,7 @@ def check(folder, facts):
     for name in (
         "report.html",
         "report.json",
+        "answers.png",
         "manifest.json",
         "student/dsd.json",
         "student/transformer/config.json",
@@ -59,6 +65,7 @@ def check(folder, facts):
         "kept",
         "consistent_before",
         "consistent_after",
+        "references",
         "curator",
         "methods",
         "gap_closed",
@@ -68,7 +75,7 @@ def check(folder, facts):
     assert {"precision", "recall"} <= set(told["curator"])
     for scores in told["methods"].values():
         assert all(0 <= scores[name] <= 1 for name in SCORES)
-        assert scores["references"] >= 4
+        assert scores["references"] == told["references"] >= 4
     assert told["methods"]["copy"]["identity"] == 1
     assert told["methods"]["copy"]["scene"] == 0
     assert told["methods"]["ceiling"]["identity"] > 0.8
@@ -97,20 +104,98 @@ def test_the_whole_loop_with_a_tiny_model_and_again(tmp_path, recipe, monkeypatc
         quickstart(folder, minutes=5.0, seed=1, recipe=recipe)
 
 
-def test_killed_between_steps_it_goes_on(tmp_path, recipe, monkeypatch):
-    """The power fails while the untrained student is drawn: what was done before is not done again."""
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "untrained_pipe", lambda self: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            quickstart(tmp_path, minutes=0.05, recipe=recipe)
-    rows, sheet = dsd.Run(tmp_path).pairs.ids(), (tmp_path / "answers" / "text_only.png").read_bytes()
-    monkeypatch.setattr(
-        "dsd.evaluation.small_world.text_only_answers", lambda *_, **__: pytest.fail("drawn already")
-    )
-    monkeypatch.setattr(loop, "consistency", lambda *_, **__: pytest.fail("measured already"))
-    check(tmp_path, quickstart(tmp_path, minutes=0.05, recipe=recipe))
-    assert dsd.Run(tmp_path).pairs.ids() == rows
-    assert (tmp_path / "answers" / "text_only.png").read_bytes() == sheet
+class PowerFailureError(BaseException):
+    """Nothing that a program could catch."""
+
+
+def test_stopped_after_every_step_nothing_is_done_twice(tmp_path, recipe, monkeypatch):
+    """The power fails whenever a step has ended that had not ended before, and once before the report."""
+    worked, ended = [], set()
+
+    def counted(module, name):
+        function = getattr(module, name)
+
+        def call(*args, **kwargs):
+            worked.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    @contextlib.contextmanager
+    def step(self, name, **options):
+        with plain(self, name, **options):
+            yield
+        if name not in ended:
+            ended.add(name)
+            raise PowerFailureError(name)
+
+    plain = state.State.step
+    monkeypatch.setattr(state.State, "step", step)
+    counted(teachers.get("diffusers"), "draw")
+    counted(CoinCurator, "judge")
+    counted(loop, "consistency")
+    counted(small_world, "text_only_answers")
+    counted(small_world, "student_answers")
+    counted(clock, "fit_for")
+    for _ in range(20):
+        with contextlib.suppress(PowerFailureError):
+            facts = quickstart(tmp_path, minutes=0.05, recipe=recipe)
+            break
+    names = ["prompts", "grids", "pairs", "curation", "encoding", "measuring", "text_only", "untrained"]
+    assert ended == {*names, "training", "student", "evaluation"}
+    told = check(tmp_path, facts)
+    assert len(dsd.Run(tmp_path).pairs) == told["pairs"] == 96
+    # 8 grids, and 16 pictures from text alone, in batches of 8
+    assert collections.Counter(worked) == {
+        "draw": 3,
+        "judge": 96,
+        "consistency": 1,
+        "text_only_answers": 1,
+        "student_answers": 2,
+        "fit_for": 1,
+    }
+
+
+@curators.register("miser")
+class MiserCurator(curators.Curator):
+    """Accepts one pair a grid at most."""
+
+    def judge(self, pair):
+        return Verdict(keep=False, reason="no")
+
+
+def test_a_curator_that_keeps_too_little_stops_the_run_before_anything_dear(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(loop.Loop, "draw_text_only", lambda *_: pytest.fail("drawn for nothing"))
+    strict = dataclasses.replace(recipe, curator="miser")
+    with pytest.raises(ValueError, match=r"'miser' kept 0 of 96 pairs; training needs at least 4, one batch"):
+        quickstart(tmp_path / "a", minutes=0.05, recipe=strict)
+    large = dataclasses.replace(recipe, batch_size=65)
+    with pytest.raises(ValueError, match=r"kept 64 of 96 pairs; training needs at least 65.*dsd report"):
+        quickstart(tmp_path / "b", minutes=0.05, recipe=large)
+
+
+def test_another_recipe_for_a_begun_folder_is_told_by_its_fields(tmp_path, recipe):
+    arguments = {"minutes": 1.0, "seed": 0, "recipe": dataclasses.asdict(recipe)}
+    state.State(tmp_path, arguments).save()
+    state.State(tmp_path, arguments)
+    changed = {**arguments, "recipe": dataclasses.asdict(dataclasses.replace(recipe, lr=1.0))}
+    with pytest.raises(ValueError, match=r"arguments: lr was 0\.0005, now 1\.0\. Give the same"):
+        state.State(tmp_path, changed)
+
+
+def test_time_counts_also_when_a_step_is_stopped(tmp_path, monkeypatch):
+    now = {"time": 0.0}
+    monkeypatch.setattr(state.time, "monotonic", lambda: now["time"])
+    kept = state.State(tmp_path, {})
+    for spent in (3.0, 4.0):
+        with contextlib.suppress(KeyboardInterrupt), kept.step("grids"):
+            now["time"] += spent
+            raise KeyboardInterrupt
+    assert state.State(tmp_path, {}).seconds == {"grids": 7.0}
+    for _ in range(2):
+        with kept.step("evaluation", anew=True):
+            now["time"] += 5.0
+    assert state.State(tmp_path, {}).seconds == {"grids": 7.0, "evaluation": 5.0}
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
@@ -216,6 +301,43 @@ def test_stopped_training_goes_on_as_if_it_never_was(tiny_flux, tmp_path, second
     assert all(torch.equal(resumed[name], value) for name, value in weights.items())
 
 
+def test_ctrl_c_during_training_is_ctrl_c_and_training_goes_on(tiny_flux, tmp_path, seconds, monkeypatch):
+    tick, handler = clock.Clock.on_train_batch_start, signal.getsignal(signal.SIGINT)
+
+    def press(self, *args):
+        if len(self.losses) == 6:
+            signal.raise_signal(signal.SIGINT)
+        tick(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clock.Clock, "on_train_batch_start", press)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_flux, tmp_path, 10.0)
+    assert signal.getsignal(signal.SIGINT) is handler
+    found, _ = train(tiny_flux, tmp_path, 10.0)
+    assert len(found["losses"]) == 10
+
+
+def test_a_checkpoint_from_the_last_step_is_not_trained_further(tiny_flux, tmp_path, seconds):
+    """Checkpoints are due every 4 s: at the last step there is none to go on from."""
+    train(tiny_flux, tmp_path, 8.0)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert saved["global_step"] == 4
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tiny_flux, tmp_path, seconds, monkeypatch):
+    step = dsd.Student.training_step
+
+    def broken(self, *args, **kwargs):
+        loss = step(self, *args, **kwargs)
+        return loss * math.nan if self.global_step == 5 else loss
+
+    monkeypatch.setattr(dsd.Student, "training_step", broken)
+    with pytest.raises(RuntimeError, match=r"loss of step 6 is nan: the training has come apart\. Lower"):
+        train(tiny_flux, tmp_path, 20.0)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == 4
+
+
 def test_training_gets_what_the_rest_leaves(tmp_path, recipe, monkeypatch):
     made = loop.Loop(tmp_path, 10.0, 0, recipe)
     monkeypatch.setattr(made.run, "grids", range(100))
@@ -240,18 +362,29 @@ def test_sheets_keep_every_picture_in_its_place(tmp_path):
         for _ in range(120)
     ]
     state.save_sheet(rows, tmp_path / "a" / "sheet.png")
-    again = state.load_sheet(tmp_path / "a" / "sheet.png", columns=4)
+    again = state.load_sheet(tmp_path / "a" / "sheet.png", rows=120, columns=4)
     assert [[x.tobytes() for x in row] for row in again] == [[x.tobytes() for x in row] for row in rows]
-    with pytest.raises(ValueError, match="256 px wide, not 3 pictures"):
-        state.load_sheet(tmp_path / "a" / "sheet.png", columns=3)
+    for rows, columns in ((120, 3), (119, 4)):
+        with pytest.raises(ValueError, match=rf"256 x 7680 px, not {rows} rows of {columns} pictures"):
+            state.load_sheet(tmp_path / "a" / "sheet.png", rows=rows, columns=columns)
+    (tmp_path / "a" / "sheet.png").write_bytes(b"half a pict")
+    with pytest.raises(ValueError, match="Delete it, to have it drawn again"):
+        state.load_sheet(tmp_path / "a" / "sheet.png", rows=120, columns=4)
+
+
+def test_the_embedded_model_in_a_few_seconds(tmp_path):
+    """The default recipe as it is, but for numbers."""
+    few = Recipe(
+        teacher={**Recipe().teacher, "num_inference_steps": 2}, curator={"name": "embedding", "low": -1.0},
+        sampling={**Recipe().sampling, "num_inference_steps": 1}, references=4, batch_size=8, workers=1,
+    )  # fmt: skip
+    told = check(tmp_path / "out", quickstart(tmp_path / "out", minutes=0.05, recipe=few))
+    assert told["grids"] == 8
+    assert told["training"]["steps"] >= 1
 
 
 @pytest.mark.slow
 def test_the_real_thing_in_short(tmp_path):
-    try:
-        mini.path()
-    except FileNotFoundError:
-        pytest.skip("the weights of the small world are not there")
     told = check(tmp_path / "out", quickstart(tmp_path / "out", minutes=1.5))
     assert told["seconds"] < 300
     assert told["consistent_after"] > told["consistent_before"]

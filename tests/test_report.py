@@ -14,7 +14,18 @@ from PIL import Image
 import dsd
 from dsd import curators, teachers
 from dsd.curators import Verdict
-from dsd.evaluation import Consistency, Section, evaluate_methods, held_out, page, plots, report_run, sections
+from dsd.evaluation import (
+    Consistency,
+    Section,
+    answers_sheet,
+    evaluate_methods,
+    held_out,
+    page,
+    plots,
+    report_run,
+    sections,
+    write_answers,
+)
 from dsd.types import Grid
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} </style><img src=x onerror=alert(1)>"
@@ -160,6 +171,44 @@ def test_an_unfinished_run_has_a_report_too(tmp_path):
     text = report_run(run).read_text()
     assert "3 prompts" in Page(text).text
     assert (tmp_path / "run" / "report.json").is_file()
+
+
+def test_a_report_of_another_kind_is_not_replaced(run, tmp_path):
+    (tmp_path / "report.json").write_text('{"seconds": 1.0, "methods": {}}')
+    with pytest.raises(FileExistsError, match="belongs to a report of another kind"):
+        report_run(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    report_run(run, tmp_path / "own")
+    report_run(run, tmp_path / "own")
+
+
+def test_the_sheet_shows_every_answer_in_its_place(tmp_path):
+    cases = held_out(3)
+    answers = [list(case.truths) for case in cases]
+    path = write_answers(tmp_path / "new" / "answers.png", cases, answers, columns=2, side_px=64)
+    sheet = np.asarray(Image.open(path))
+    tiles = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (64, 64))
+
+    def places(image):
+        wanted = np.asarray(image)
+        corners = np.argwhere(
+            (tiles[:, :, 0, 0] == wanted[0, 0, 0]) & (tiles[:, :, 63, 63] == wanted[-1, -1, 0])
+        )
+        return [(y, x) for y, x in corners.tolist() if (sheet[y : y + 64, x : x + 64] == wanted).all()]
+
+    found = [[places(image) for image in (case.reference, *case.truths)] for case in cases]
+    assert all(len(place) == 1 for row in found for place in row)
+    corners = [[place[0] for place in row] for row in found]
+    assert all(len({y for y, _ in row}) == 1 and row == sorted(row) for row in corners)
+    assert corners[0][0][0] == corners[1][0][0] < corners[2][0][0]
+    assert corners[0][0][1] == corners[2][0][1] < corners[1][0][1]
+    few = answers_sheet(cases, answers, characters=1, side_px=64)
+    assert few.height < sheet.shape[0]
+    for bad in ({"characters": 0}, {"side_px": 0}, {"columns": 0}):
+        with pytest.raises(ValueError, match="at least one of each"):
+            answers_sheet(cases, answers, **bad)
+    with pytest.raises(ValueError, match="3 characters with 2 rows"):
+        answers_sheet(cases, answers[:2])
 
 
 def decode(address):

@@ -180,6 +180,13 @@ def test_missing_answers_and_wrong_sizes_are_refused(cases):
         evaluate_methods(cases[:2], {"student": large}, lambda images: torch.rand(len(images), 2), workers=1)
 
 
+def test_no_cases_and_ragged_cases_are_refused(cases):
+    with pytest.raises(ValueError, match="Got 0 cases"):
+        evaluate_methods([], {}, colours, workers=1)
+    with pytest.raises(ValueError, match=r"Got 2 cases with \[2, 4\] scenes"):
+        evaluate_methods([cases[0], held_out(1, 2)[0]], {}, colours, workers=1)
+
+
 def pair(character, other, seed, grid, caption=""):
     rng = random.Random(seed)
     panels = [

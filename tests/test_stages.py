@@ -65,13 +65,13 @@ def test_draw_seeds_are_fixed():
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 @pytest.mark.parametrize("shard_rows", [1, 5])
 def test_rows_do_not_depend_on_batches_shards_or_stops(tmp_path, monkeypatch, batch_size, shard_rows):
-    expected = rows(make_run(tmp_path / "a" / "run", 6))
+    expected = rows(make_run(tmp_path / "a" / "run", 4))
     monkeypatch.setattr(TableWriter, "shard_rows", shard_rows)
     run = dsd.Run(tmp_path / "b" / "run")
-    writer = write_prompt_file(tmp_path / "a" / "run.txt", 6)
-    for count in (2, 3, 6):
+    writer = write_prompt_file(tmp_path / "a" / "run.txt", 4)
+    for count in (1, 2, 4):
         dsd.write_prompts(run, writer=writer, count=count, **QUIET)
-    for limit in (1, 4, None):
+    for limit in (1, 3, None):
         dsd.draw_grids(run, teacher={"name": "cheap", "batch_size": batch_size}, limit=limit, **QUIET)
         dsd.make_pairs(run, **QUIET)
         dsd.curate(run, curator="parity", batch_size=batch_size, **QUIET)
@@ -140,6 +140,10 @@ def test_a_teacher_that_never_works_stops_the_stage(tmp_path):
     ):
         dsd.draw_grids(run, teacher=CheapTeacher(faults={"prompt": "raise"}), **QUIET)
     assert not run.failed("grids").exists
+    with pytest.raises(RuntimeError, match=r"The first 3 of 'grids' all failed.*They are not recorded"):
+        dsd.draw_grids(run, teacher=CheapTeacher(faults={"prompt": "raise"}), limit=3, **QUIET)
+    assert not run.failed("grids").exists
+    assert run.manifest()["stages"]["grids"]["complete"] is False
     # Once something works, so many failures are recorded: they are the prompts' own.
     few = CheapTeacher(faults={f"{i:03d}": "raise" for i in range(1, 30)})
     summary = dsd.draw_grids(run, teacher=few, overwrite=True, **QUIET)
@@ -209,13 +213,35 @@ def test_an_interrupted_stage_keeps_what_it_has(run):
 def test_errors_say_what_to_do_first(tmp_path, run):
     with pytest.raises(FileNotFoundError, match=r"There is no run in .*nowhere"):
         dsd.draw_grids(tmp_path / "nowhere", teacher="cheap", **QUIET)
+    with pytest.raises(FileNotFoundError, match=r"There is no run in .*nowhere"):
+        dsd.encode(tmp_path / "nowhere", **QUIET)
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(FileNotFoundError, match=r"no rows of the stage 'grids' yet.*draw_grids"):
         dsd.make_pairs(run, **QUIET)
+    with pytest.raises(LookupError, match="Did you mean 'parallel'"):
+        dsd.encode(run, conditioning="paralel", **QUIET)
+    with pytest.raises(ValueError, match="Unknown dtype 'bfloat17'"):
+        dsd.encode(run, dtype="bfloat17", **QUIET)
     with pytest.raises(LookupError, match="Did you mean 'parity'"):
         dsd.curate(run, curator="paritx", **QUIET)
-    with pytest.raises(ValueError, match="`count` must be at least 1"):
-        dsd.write_prompts(run, count=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("count", lambda run: dsd.write_prompts(run, count=0)),
+        ("limit", lambda run: dsd.draw_grids(run, teacher="cheap", limit=0)),
+        ("batch_size", lambda run: dsd.draw_grids(run, teacher={"name": "cheap", "batch_size": 0})),
+        ("max_pairs", lambda run: dsd.make_pairs(run, max_pairs=0)),
+        ("batch_size", lambda run: dsd.curate(run, curator="parity", batch_size=0)),
+        ("batch_size", lambda run: dsd.encode(run, batch_size=0)),
+    ],
+)
+def test_a_count_below_one_is_refused_before_anything_is_written(run, name, call):
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(ValueError, match=f"^`{name}` must be at least 1; got 0.$"):
+        call(run)
+    assert sorted(run.path.rglob("*")) == before
 
 
 def test_plug_ins_that_break_their_promise_are_named(run):

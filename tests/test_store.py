@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
+import stat
 from pathlib import Path
 
 import datasets
@@ -60,8 +62,6 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished, tmp_path / "run")
     return dsd.Run(tmp_path / "run")
 
@@ -215,6 +215,18 @@ def test_every_flipped_byte_is_noticed(run):
             list(dsd.Run(run.path).prompts)
 
 
+def test_a_damaged_footer_is_noticed_without_reading_the_whole_file(run):
+    """Reading by id or column does not hash the file, and the pages' checksums do not cover the footer."""
+    shard, wanted = run.path / "prompts" / "part-00000.parquet", run.prompts.ids()[2]
+    data = shard.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    for place in range(len(data) - footer, len(data), 61):
+        shard.write_bytes(flipped(data, place))
+        for read in (lambda table: table[wanted], lambda table: table.columns("text")):
+            with pytest.raises(ManifestError, match=r"part-00000\.parquet is damaged"):
+                read(dsd.Run(run.path).prompts)
+
+
 def test_missing_shard_and_damaged_manifest(run):
     (run.path / "grids" / "part-00000.parquet").unlink()
     with pytest.raises(ManifestError, match=r"part-00000\.parquet is damaged: it is missing"):
@@ -234,7 +246,7 @@ def test_missing_folder_and_missing_stage(tmp_path, run):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_orphans_are_adopted_or_set_aside(run):
+def test_orphans_are_adopted_or_set_aside(run, tmp_path):
     folder = run.path / "pairs"
     before, kept = run.pairs.ids(), (folder / "part-00000.parquet").read_bytes()
     manifest = json.loads((folder / ".manifest.json").read_text())
@@ -244,14 +256,27 @@ def test_orphans_are_adopted_or_set_aside(run):
         (run.path / "grids" / "part-00000.parquet").read_bytes()
     )  # not ours
     (folder / "part-00003.parquet").write_bytes(kept)  # all of it is in part 0
+    write(tmp_path / "others", pairs(2), spec={"max_pairs": 1, "seed": 0})
+    shutil.copy(tmp_path / "others" / "part-00000.parquet", folder / "part-00004.parquet")  # another spec
     (folder / ".part-00009.parquet.1.tmp").write_bytes(b"half")
     assert dsd.make_pairs(run, progress=False).added == 0  # the whole shard is listed, not made again
     assert run.pairs.ids() == before
     assert (folder / "part-00000.parquet").read_bytes() == kept
     assert sorted(path.name for path in folder.iterdir()) == [
         ".manifest.json", "part-00000.parquet",
-        "part-00001.parquet.unlisted", "part-00002.parquet.unlisted", "part-00003.parquet.unlisted",
+        *(f"part-0000{i}.parquet.unlisted" for i in (1, 2, 3, 4)),
     ]  # fmt: skip
+
+
+def test_rows_half_discarded_by_a_killed_process_are_no_stage(run):
+    stages = run.stages()
+    for stage in ("verdicts/parity", "pairs"):
+        folder = run.path / stage
+        shutil.copytree(folder, folder.with_name(f".{folder.name}.discarded-1-2"))
+    assert run.stages() == stages
+    assert run.curators() == ["parity"]
+    assert dsd.curate(run, curator="parity", progress=False).added == 0
+    assert not list(run.path.rglob("*discarded*"))
 
 
 def test_another_spec_is_refused_and_says_what_differs(run):
@@ -349,6 +374,22 @@ def test_replace_file_is_all_or_nothing(tmp_path, monkeypatch):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """The order that survives a power cut: the content, the name, the folder that holds the name."""
+    steps = []
+    true_fsync, true_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append("folder" if is_folder else f"{os.fstat(descriptor).st_size} bytes")
+        true_fsync(descriptor)
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    monkeypatch.setattr(atomic.os, "replace", lambda *paths: steps.append("name") or true_replace(*paths))
+    replace_file(tmp_path / "file", b"content")
+    assert steps == ["7 bytes", "name", "folder"]
 
 
 def test_no_secret_reaches_the_disk(run):

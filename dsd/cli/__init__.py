@@ -1,7 +1,7 @@
-"""The command line: `dsd COMMAND`. Each command calls one function of the library, which can be called as well.
+"""The command line: `dsd COMMAND`. Each command calls one function of the library.
 
-Options are the function's arguments, and come from the command line, from YAML files (`--config`), or both; specs are the
-same as in Python. Nothing heavy is imported before a command is run.
+Options are the function's arguments, and come from the command line, from YAML files (`--config`), or both;
+specs are the same as in Python. Nothing heavy is imported before a command is run.
 """
 
 import importlib
@@ -19,8 +19,11 @@ from dsd.cli.options import Option
 __all__ = ["main"]
 
 _FOR_USERS = (ValueError, LookupError, OSError, TypeError, ImportError, RuntimeError)
-_FOR_US = (KeyError, IndexError, NotImplementedError, RecursionError)  # of those kinds, but never meant for users
-_EPILOG = "Add --debug to any command for the whole traceback of an error. In YAML, ${name} is the value of another option."
+_FOR_US = (KeyError, IndexError, NotImplementedError, RecursionError)  # of those kinds, but faults of ours
+_EPILOG = (
+    "Add --debug to any command for the whole traceback of an error. "
+    "In YAML, ${name} is the value of another option."
+)
 
 Groups = Mapping[str, Sequence[Option]]
 
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        the exit status: 0, 130 when interrupted, or 2 for what the user can mend, with one line on stderr that says how.
+        the exit status: 0, 130 when interrupted, or 2 for what the user can mend, with one line on stderr
+        that says how.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FOR_USERS as error:
         if debug or isinstance(error, _FOR_US):
             raise
-        return messages.fail(command, str(error) or type(error).__name__)
+        return messages.fail(command, messages.text_of(error))
 
 
 def _run(given: list[str], command: str, options: Mapping[str, tuple[str, Groups]]) -> int:
@@ -73,7 +77,7 @@ def _parser(options: Mapping[str, tuple[str, Groups]]) -> ArgumentParser:
     how = {"parser_mode": "omegaconf+", "exit_on_error": False, "allow_abbrev": False, "epilog": _EPILOG}
     about = "Diffusion Self-Distillation: a text-to-image model teaches itself to keep an identity."
     parser = ArgumentParser(prog="dsd", version=__version__, description=about, **how)
-    parser.add_argument("--config", action="config", help="YAML file with the options of several commands, by command.")
+    parser.add_argument("--config", action="config", help="YAML file with options of commands, by command.")
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, (text, groups) in options.items():
         own = ArgumentParser(description=text, **how)

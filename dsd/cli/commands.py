@@ -13,7 +13,8 @@ class Command:
 
     Attributes:
         target: "module:function", whose arguments are its options.
-        nested: arguments of the function that are options of something else: "module:Class" whose constructor takes them.
+        nested: arguments of the function that are options of something else: "module:Class" whose constructor
+            takes them.
         positional: its options are words without `--`.
         say: what to tell the user of the function's result.
     """
@@ -31,7 +32,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "quickstart": Command(target="dsd.quickstart:quickstart", say=lambda facts: ""),  # it has said all already
+    "quickstart": Command(target="dsd.quickstart:quickstart", say=lambda facts: ""),  # it has said all
     "prompts": Command(target="dsd.stages:write_prompts"),
     "grids": Command(target="dsd.stages:draw_grids"),
     "pairs": Command(target="dsd.stages:make_pairs"),

@@ -27,8 +27,9 @@ def evaluate(
 ) -> str:
     """Judge a student of the small world on characters that nothing was trained on.
 
-    Writes `evaluation.html` and `evaluation.json`: identity by measurement and by the encoder, share of right scenes, and their
-    product, beside the teacher prompted with text alone, the reference copied, the untrained student and the true pictures.
+    Writes `evaluation.html` and `evaluation.json`: identity by measurement and by the encoder, share of right
+    scenes, and their product, beside the teacher prompted with text alone, the reference copied, the
+    untrained student and the true pictures.
 
     Args:
         model: the folder of a student.
@@ -47,13 +48,17 @@ def evaluate(
 
     Raises:
         FileNotFoundError: if there is no such model.
+        OSError: if `out` cannot be written.
         ValueError: if a number is out of range.
     """
     import torch
 
     from dsd import DSDPipeline, teachers
+    from dsd.data.atomic import make_folder
     from dsd.evaluation import sections, small_world, write_page
 
+    folder = Path(out).expanduser()
+    make_folder(folder)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = small_world.held_out(references, scenes, seed)
     pipe = DSDPipeline.from_pretrained(model).to(where)
@@ -74,11 +79,11 @@ def evaluate(
         )
     if teacher is not None:
         artist = teachers.create(teacher)
-        answers["text_only"] = small_world.text_only_answers(cases, artist, seed=seed, progress=bar("text only"))
+        answers["text_only"] = small_world.text_only_answers(
+            cases, artist, seed=seed, progress=bar("text only")
+        )
     result = small_world.evaluate_methods(cases, answers, progress=bar("measure"), seed=seed)
 
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "model": model,
         "seed": seed,
@@ -100,7 +105,9 @@ def _untrained(model: str) -> "DSDPipeline":
 
     card_path = Path(model).expanduser() / CARD
     if not card_path.is_file():
-        raise FileNotFoundError(f"{model} has no {CARD}, which says what it was trained from. Save it with save_pretrained.")
+        raise FileNotFoundError(
+            f"{model} has no {CARD}, which says what it was trained from. Save it with save_pretrained."
+        )
     card = json.loads(card_path.read_text())
     student = Student(base=card["base"], conditioning=card["conditioning"])
     student.backbone.load("vae", "text")

@@ -5,7 +5,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -20,7 +20,7 @@ def fit(
     trainer: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Any] | None = None,
     checkpoint_every_n_steps: int = 500,
-    components: str = "all",
+    components: Literal["all", "trained"] = "all",
     resume: bool = False,
 ) -> str:
     """Train a student on pairs and save it, ready for `dsd sample`, `DSDPipeline` and stock diffusers.
@@ -29,14 +29,16 @@ def fit(
         out: the folder of the student; its checkpoints, logs and pictures go to `training/` in it.
         student: arguments of `dsd.Student`.
         data: arguments of `dsd.PairDataModule`.
-        trainer: arguments of `lightning.Trainer`, such as max_steps, precision, devices and strategy; an object is written as
-            `{class_path: package.Class, init_args: {...}}`.
-        pictures: arguments of `dsd.pictures.ValidationPictures`: `references` (files), `prompts`, `every_n_steps`, ...
+        trainer: arguments of `lightning.Trainer`, such as max_steps, precision and devices; an object is
+            written as `{class_path: package.Class, init_args: {...}}`.
+        pictures: arguments of `dsd.pictures.ValidationPictures`: `references` (files), `prompts`,
+            `every_n_steps`, ...
         checkpoint_every_n_steps: steps between checkpoints, of which the last is kept.
         components: "all" saves a folder that stands alone; "trained" leaves out what the base has.
         resume: go on from the last checkpoint in `out`.
 
     Raises:
+        OSError: if `out` cannot be written.
         ValueError: if nothing says how long to train, or `out` holds a training and `resume` is not set.
         FileNotFoundError: if there is nothing to resume.
         TypeError: if the trainer has no such argument.
@@ -50,16 +52,22 @@ def fit(
     if checkpoint_every_n_steps < 1:
         raise ValueError(f"`checkpoint_every_n_steps` must be at least 1; got {checkpoint_every_n_steps}.")
     if checkpoint.exists() and not resume:
-        raise ValueError(f"{training} holds a training. Add --resume to go on with it, or give another --out.")
+        raise ValueError(
+            f"{training} holds a training. Add --resume to go on with it, or give another --out."
+        )
     if resume and not checkpoint.exists():
-        raise FileNotFoundError(f"There is nothing to resume: {checkpoint} does not exist. Leave out --resume.")
+        raise FileNotFoundError(
+            f"There is nothing to resume: {checkpoint} does not exist. Leave out --resume."
+        )
 
     from dsd import PairDataModule, Student
+    from dsd.data.atomic import make_folder
 
     module = PairDataModule(**data)
-    module.setup()  # a source that is not there shows before the model is loaded
-    learner = Student(**student)
+    module.setup()  # what is wrong with the data or the trainer shows before the model is loaded
+    make_folder(training)
     loop = _trainer(settings, training, checkpoint_every_n_steps, pictures)
+    learner = Student(**student)
     loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
     if loop.is_global_zero:
         learner.save_pretrained(folder, components=components)
@@ -78,7 +86,9 @@ def _trainer(
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"lightning.Trainer has no argument {name!r}.{hint} Allowed: {', '.join(allowed)}.")
+            raise TypeError(
+                f"lightning.Trainer has no argument {name!r}.{hint} Allowed: {', '.join(allowed)}."
+            )
     arguments = {name: _built(value) for name, value in settings.items()}
     callbacks = arguments.pop("callbacks", None) or []
     callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks]), *_pictures(pictures)]
@@ -103,13 +113,15 @@ def _pictures(pictures: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _built(value: Any) -> Any:
-    """The object that `{class_path: ..., init_args: {...}}` stands for, as in Lightning's own configurations."""
+    """The object that `{class_path: ..., init_args: {...}}` stands for, as in Lightning's configurations."""
     if isinstance(value, list):
         return [_built(item) for item in value]
     if not (isinstance(value, Mapping) and "class_path" in value):
         return value
     module, _, name = str(value["class_path"]).rpartition(".")
     if not module:
-        raise ValueError(f"A class_path is the whole path, package.module.Class; got {value['class_path']!r}.")
+        raise ValueError(
+            f"A class_path is the whole path, package.module.Class; got {value['class_path']!r}."
+        )
     cls = getattr(importlib.import_module(module), name)
     return cls(**{key: _built(item) for key, item in (value.get("init_args") or {}).items()})

@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from dsd.cli.options import Option
 
+_UNKNOWN_OPTION = r"(?:does not accept option|unrecognized arguments:|^Option) '?-*([^\s='\"]+)"
+
 
 def fail(command: str, message: str, status: int = 2) -> int:
     """Write one line on stderr; returns the exit status."""
@@ -39,13 +41,21 @@ def explain(message: str, command: str, commands: Sequence[str], options: Mappin
         names = [name.rpartition(f"{command}.")[2] for name in missing[1].split(", ")]
         return f"{' and '.join(f'--{name}' for name in names)} must be given. {see}"
     if unknown := re.search(r"invalid choice: '(\S+)'", message):
-        return f"There is no command {unknown[1]!r}.{_hint(unknown[1], commands)} Known: {', '.join(commands)}."
-    if unknown := re.search(r"(?:does not accept option|unrecognized arguments:|^Option) '?-*([^\s='\"]+)", message):
+        name = unknown[1]
+        return f"There is no command {name!r}.{_hint(name, commands)} Known: {', '.join(commands)}."
+    if unknown := re.search(_UNKNOWN_OPTION, message):
         name = unknown[1].removeprefix(f"{command}.")
         return f"There is no option {name!r}.{_hint(name, list(options))} {see}"
     if message.startswith('expected "command"'):
         return f"Give a command, one of {', '.join(commands)}."
     return message
+
+
+def text_of(error: Exception) -> str:
+    """What an exception says, without the number that the system's errors begin with."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return str(error.strerror)
+    return str(error) or type(error).__name__
 
 
 @contextmanager
@@ -88,4 +98,6 @@ def _kind(kind: Any) -> str:
         return " or ".join(_kind(part) for part in get_args(kind))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__name__
+    return str(kind).replace("typing.", "")

@@ -1,6 +1,6 @@
 """Options of a command, read from the signature and docstring of the function that it calls.
 
-They are read from its source, so that help is shown without importing the function's module, and what it imports.
+They are read from its source, so that help is shown without importing the function's module.
 """
 
 import ast
@@ -16,7 +16,10 @@ from typing import Any, Literal, get_args
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentParser
 
-_PLAIN: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "Any": Any, "Path": str, "RunLike": str}
+_PLAIN: dict[str, Any] = {
+    **{"str": str, "int": int, "float": float, "bool": bool, "Any": Any},
+    **{"Path": str, "RunLike": str},
+}
 _CONTAINERS: dict[str, Any] = {"Mapping": dict, "dict": dict, "Sequence": list, "list": list, "tuple": tuple}
 
 
@@ -26,7 +29,8 @@ class Option:
 
     Attributes:
         name: of the argument.
-        type: what can be given on a command line or in YAML; other types that the function takes are left out.
+        type: what can be given on a command line or in YAML; other types that the function takes are left
+            out.
         required: whether it has no default.
         default: as far as it is a literal.
         help: its part of the docstring.
@@ -69,9 +73,10 @@ def read(target: str) -> tuple[str, list[Option]]:
     described = docstring_parser.parse(ast.get_docstring(found) or "")
     helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in described.params}
     arguments = function.args
-    plain = list(zip(arguments.args[::-1], [*arguments.defaults[::-1], *[None] * len(arguments.args)], strict=False))
+    required: list[None] = [None] * (len(arguments.args) - len(arguments.defaults))
+    plain = zip(arguments.args, [*required, *arguments.defaults], strict=True)
     options = []
-    for argument, default in [*plain[::-1], *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
+    for argument, default in [*plain, *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]:
         kind = _type(argument.annotation)
         if argument.arg == "self" or kind in (None, NoneType):
             continue

@@ -28,8 +28,8 @@ def sample(
 ) -> str:
     """Draw the subject of each picture in the scene of each prompt.
 
-    Writes `reference-prompt-number.png`, numbered from 0, with `samples.json`, which says what each is, and `sheet.png`, which
-    shows one row a reference: the reference, then its pictures.
+    Writes `reference-prompt-number.png`, numbered from 0, with `samples.json`, which says what each is, and
+    `sheet.png`, which shows one row a reference: the reference, then its pictures.
 
     Args:
         model: the folder of a student, or a Hub id.
@@ -41,7 +41,8 @@ def sample(
         guidance_scale: what a guidance-distilled denoiser is told.
         image_guidance: above 1, the reference is followed more closely.
         text_guidance: above 1, the prompt is followed more closely.
-        seed: of the noise, which is the same for all references and prompts; picture i of each has the seed `seed + i`.
+        seed: of the noise, which is the same for all references and prompts; picture i of each has the seed
+            `seed + i`.
         height: of a picture in pixels; by default that of training.
         width: likewise.
         batch_size: pictures drawn at once.
@@ -51,19 +52,26 @@ def sample(
 
     Raises:
         FileNotFoundError: if there is no such model or picture.
+        OSError: if `out` cannot be written.
         ValueError: if a prompt is empty, or a number is below 1.
     """
     images, prompts = ([given] if isinstance(given, str) else list(given) for given in (image, prompt))
     if not images or not prompts or not all(text.strip() for text in prompts):
         raise ValueError(f"Give at least one --image, and prompts that are not empty; got {prompts}.")
     if min(batch_size, num_images_per_prompt) < 1:
-        raise ValueError(f"batch_size ({batch_size}) and num_images_per_prompt ({num_images_per_prompt}) must be 1 or more.")
+        raise ValueError(
+            f"`batch_size` and `num_images_per_prompt` must be at least 1; "
+            f"got {batch_size} and {num_images_per_prompt}."
+        )
     references = [_opened(path) for path in images]
 
     import torch
 
     from dsd import DSDPipeline
+    from dsd.data.atomic import make_folder
 
+    folder = Path(out).expanduser()
+    make_folder(folder)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe = DSDPipeline.from_pretrained(model, torch_dtype=dtype).to(where)
     pipe.set_progress_bar_config(disable=not progress)
@@ -83,8 +91,6 @@ def sample(
             width=width,
         ).images
 
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for (i, j, k), picture in zip(tasks, drawn, strict=True):
         name = f"{i}-{j}-{k}.png"

@@ -17,18 +17,20 @@ _DECIMALS = 6  # a model's output differs by less than this with the number of p
 
 
 class EmbeddingCurator(Curator):
-    """Compares the embeddings of reference and target: the same subject drawn twice, or one picture drawn once?
+    """Compares the embeddings of reference and target: is it one subject, and are they two pictures of it?
 
-    The score is their cosine similarity, and a pair is accepted when it lies between the two limits. What a similarity means
-    depends on the extractor: its limits suit the encoder inside dsd, which is for the small world; for another one, look at
-    the scores of some pairs first (`min_score` and `max_score` of a policy move the limits without judging again).
+    The score is their cosine similarity, and a pair is accepted when it lies between the two limits. What a
+    similarity means depends on the extractor: the default limits suit the encoder inside dsd, which is for
+    the small world; for another one, look at the scores of some pairs first (`min_score` and `max_score` of a
+    policy move the limits without judging again).
 
     Args:
         extractor: "mini", a spec or a function; see `dsd.extractors`.
         low: least similarity of two pictures of the same subject.
         high: greatest similarity of two pictures that are not copies of each other.
         batch_size: pictures given to the model at once.
-        cache_size: how many pictures' embeddings are kept, for the panels of a grid come back in several pairs.
+        cache_size: how many pictures' embeddings are kept, for the panels of a grid come back in several
+            pairs.
         device: where the model is to run; by default a GPU if there is one.
 
     Raises:
@@ -88,7 +90,8 @@ class EmbeddingCurator(Curator):
 
     def _embed(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """One embedding a picture, in order; each picture that is not remembered is embedded once."""
-        pictures = {id(image): extractors.rgb(image) for image in {id(image): image for image in images}.values()}
+        distinct = {id(image): image for image in images}
+        pictures = {key: extractors.rgb(image) for key, image in distinct.items()}
         digest_of = {key: image_digest(picture) for key, picture in pictures.items()}
         digests = [digest_of[id(image)] for image in images]
         found = {digest: self._cache[digest] for digest in digests if digest in self._cache}

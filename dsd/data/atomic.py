@@ -101,9 +101,9 @@ def sweep_temporary(folder: Path) -> None:
     Only whoever holds the run's lock may call it.
     """
     with explained(folder):
-        for path in folder.rglob(f".*{_DISCARDED}*"):
+        for path in [*folder.rglob(f".*{_DISCARDED}*")]:
             shutil.rmtree(path)
-        for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        for path in [*folder.rglob(f".*{TEMPORARY_SUFFIX}")]:
             path.unlink()
 
 

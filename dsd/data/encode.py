@@ -75,7 +75,7 @@ def encode_pairs(
     Returns:
         the table of encoded pairs, and how many are new.
     """
-    stored = _dtype(dtype)
+    stored = torch_dtype(dtype)
     spec: dict[str, Any] = {"backbone": backbone_name, "revision": backbone.revision, "dtype": dtype}
     name = cache_name(backbone_name, backbone.revision, conditioning_spec, dtype)
     cache = EncodedPairs(run.path, name)
@@ -171,7 +171,12 @@ def _store(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return x.detach().to("cpu", dtype if x.is_floating_point() else None).contiguous()
 
 
-def _dtype(dtype: str | None) -> torch.dtype | None:
+def torch_dtype(dtype: str | None) -> torch.dtype | None:
+    """The dtype of that name; None stands for the one that tensors have.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
     found = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(found, torch.dtype):
         raise ValueError(f"Unknown dtype {dtype!r}. Use one such as 'bfloat16', 'float16' or 'float32'.")

@@ -58,7 +58,7 @@ class Run:
 
     def curators(self) -> list[str]:
         """The names under which there are verdicts."""
-        return sorted(path.parent.name for path in (self.path / "verdicts").glob(f"*/{STAGE_MANIFEST}"))
+        return [stage.partition("/")[2] for stage in self.stages() if stage.startswith("verdicts/")]
 
     def table(self, stage: str) -> Table[Any]:
         """The table of a stage by its name, such as "pairs", "verdicts/embedding" or "failed/grids".
@@ -84,7 +84,8 @@ class Run:
         """The names of the stages that have been begun, in the order of the flow."""
         order = ["prompts", "grids", "pairs", "verdicts", "encoded", "failed"]
         found = [path.parent.relative_to(self.path).as_posix() for path in self.path.rglob(STAGE_MANIFEST)]
-        known = [stage for stage in found if stage.partition("/")[0] in order]
+        # Hidden folders are what a process left that was killed while it discarded rows.
+        known = [stage for stage in found if stage.partition("/")[0] in order and "/." not in stage]
         return sorted(known, key=lambda stage: (order.index(stage.partition("/")[0]), stage))
 
     def manifest(self) -> dict[str, Any]:

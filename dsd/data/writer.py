@@ -116,7 +116,7 @@ class TableWriter(Generic[R]):
             rows, self._rows, self._bytes = self._rows, [], 0
             try:
                 shard = self._write(rows)
-            except OSError:
+            except BaseException:  # Ctrl-C too: the rows are written when the stage is left
                 self._rows = rows
                 raise
             self._save(shards=(*self.manifest.shards, shard))

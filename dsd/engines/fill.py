@@ -116,7 +116,7 @@ def fill(
             bar.update(len(batch))
             shares = {key: f"{value / max(added, 1):.0%}" for key, value in tally.items()}
             bar.set_postfix(shares | ({"failed": failures.count} if failures.count else {}), refresh=False)
-        failures.close()
+        failures.finish()
         output.flush()
         told = counts(table)
         num_failed = failures.count + told.pop("failed", 0)
@@ -159,20 +159,25 @@ class _Failures:
     def add(self, failure: Failure) -> None:
         self._waiting.append(failure)
         if self._proven:
-            self.close()
+            self._record()
         elif len(self._waiting) >= MAX_FAILURES_AT_FIRST:
-            stage = self._table.kind.stage.partition("/")[2]
-            raise RuntimeError(
-                f"The first {len(self._waiting)} of {stage!r} all failed, at last with: {failure.reason} "
-                "They are not recorded. Mend the cause and call the stage again."
-            )
+            self.finish()
 
     def prove(self) -> None:
         """Something succeeded, so the failures before it were their own."""
         self._proven = True
-        self.close()
+        self._record()
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Raise if nothing but failures came."""
+        if self._waiting:
+            stage = self._table.kind.stage.partition("/")[2]
+            raise RuntimeError(
+                f"The first {len(self._waiting)} of {stage!r} all failed, at last with: "
+                f"{self._waiting[-1].reason} They are not recorded. Mend the cause and call the stage again."
+            )
+
+    def _record(self) -> None:
         if self._waiting:
             if self._writer is None:
                 self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dsd.evaluation.curation import Consistency, consistency
     from dsd.evaluation.page import Section, write_page
     from dsd.evaluation.report import report_run
+    from dsd.evaluation.sheet import answers_sheet, write_answers
     from dsd.evaluation.small_world import Evaluation, HeldOut, MethodScores, evaluate_methods, held_out
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "Interval",
     "MethodScores",
     "Section",
+    "answers_sheet",
     "consistency",
     "evaluate_methods",
     "held_out",
     "report_run",
+    "write_answers",
     "write_page",
 ]
 
@@ -35,10 +38,12 @@ _MODULE_OF_NAME = {
     "Interval": "bootstrap",
     "MethodScores": "small_world",
     "Section": "page",
+    "answers_sheet": "sheet",
     "consistency": "curation",
     "evaluate_methods": "small_world",
     "held_out": "small_world",
     "report_run": "report",
+    "write_answers": "sheet",
     "write_page": "page",
 }
 

@@ -1,5 +1,6 @@
 """The report of a run's data, for any run. Its parts are in `sections`, and `page` makes HTML of them."""
 
+import json
 from os import PathLike
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def report_run(
 
     Raises:
         FileNotFoundError: if there is no run.
+        FileExistsError: if the folder holds a report of another kind, such as a quickstart's.
         ManifestError: if a shard of it is damaged.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -33,10 +35,18 @@ def report_run(
         raise FileNotFoundError(
             f"There is no run in {run.path}. Check the path, or begin one with dsd.write_prompts(run)."
         )
-    target = run.path if folder is None else Path(folder)
+    target = run.path if folder is None else Path(folder).expanduser()
+    _check_free(target / "report.json")
     parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples)]
     parts.append(sections.making(sections.stage_rows(run)))
     write_json(target / "report.json", run.manifest())
     return write_page(
         target / "report.html", run.path.resolve().name, parts, "What this run drew, kept and dropped"
     )
+
+
+def _check_free(facts: Path) -> None:
+    if facts.is_file() and "stages" not in json.loads(facts.read_text()):
+        raise FileExistsError(
+            f"{facts} belongs to a report of another kind, which is not replaced. Give another `folder`."
+        )

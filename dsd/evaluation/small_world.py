@@ -150,8 +150,14 @@ def evaluate_methods(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: if a method has not one picture of 64 x 64 px for each scene of each case.
+        ValueError: if there is no case, the cases have not as many scenes each, or a method has not one
+            picture of 64 x 64 px for each scene of each case.
     """
+    if len({len(case.scenes) for case in cases}) != 1:
+        raise ValueError(
+            f"Got {len(cases)} cases with {sorted({len(case.scenes) for case in cases})} scenes. "
+            "There must be at least one case, and as many scenes in each; see `held_out`."
+        )
     drawn = {
         **answers,
         "copy": [[case.reference] * len(case.scenes) for case in cases],

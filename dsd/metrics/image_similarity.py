@@ -1,7 +1,7 @@
 """CLIP-I, DINO and the like: how alike generated pictures and their references are to a network."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,8 +12,7 @@ from dsd import extractors
 
 
 class ImageSimilarity(Metric):
-    r"""Mean cosine of the embeddings of generated pictures and of their references, $\frac1n \sum_i \cos(g_i,
-    r_i)$.
+    r"""Mean cosine of the embeddings of generated pictures and references, $\frac1n \sum_i \cos(g_i, r_i)$.
 
     Copying the reference scores 1, so read it beside something that a copy fails.
 
@@ -26,11 +25,11 @@ class ImageSimilarity(Metric):
         LookupError, TypeError: for an extractor that does not exist.
     """
 
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = True
-    full_state_update: ClassVar[bool] = False
-    plot_lower_bound: ClassVar[float] = -1.0
-    plot_upper_bound: ClassVar[float] = 1.0
+    is_differentiable: bool = False
+    higher_is_better: bool = True
+    full_state_update: bool = False
+    plot_lower_bound: float = -1.0
+    plot_upper_bound: float = 1.0
     total: Tensor
     count: Tensor
 

@@ -94,17 +94,27 @@ def measure_scene(panel: Panel) -> tuple[str, float, Panel]:
 
 
 def silhouette(panel: Panel, empty: Panel) -> Bool[np.ndarray, "64 64"]:
-    """The character: the largest piece that is neither the empty scene nor the scene in shadow."""
-    differs = np.abs(panel - empty).max(-1) > 0.11
-    ratio = (panel * empty).sum(-1) / np.maximum((empty**2).sum(-1), 1e-4)
-    shadow = (np.abs(panel - ratio[..., None] * empty).max(-1) < 0.06) & (ratio > 0.62) & (ratio < 1.0)
-    mask = ndimage.binary_opening(differs & ~shadow, np.ones((2, 2)))
-    labels, count = ndimage.label(mask)
+    """The character: the largest piece that is neither the empty scene nor the scene in shadow, with the
+    fainter pixels (pale horns) that hang together with it.
+    """
+    labels, count = ndimage.label(_unlike_scene(panel, empty, 0.11, shadow_tolerance=0.06))
     if not count:
-        return np.zeros(mask.shape, dtype=bool)
-    largest = 1 + int(ndimage.sum_labels(mask, labels, range(1, count + 1)).argmax())
-    filled: Bool[np.ndarray, "64 64"] = ndimage.binary_fill_holes(labels == largest)
+        return np.zeros(labels.shape, dtype=bool)
+    largest = labels == 1 + int(ndimage.sum_labels(labels > 0, labels, range(1, count + 1)).argmax())
+    labels, _ = ndimage.label(largest | _unlike_scene(panel, empty, 0.08, shadow_tolerance=0.08))
+    filled: Bool[np.ndarray, "64 64"] = ndimage.binary_fill_holes(labels == labels[largest][0])
     return filled
+
+
+def _unlike_scene(
+    panel: Panel, empty: Panel, threshold: float, shadow_tolerance: float
+) -> Bool[np.ndarray, "64 64"]:
+    differs = np.abs(panel - empty).max(-1) > threshold
+    ratio = (panel * empty).sum(-1) / np.maximum((empty**2).sum(-1), 1e-4)
+    shaded = np.abs(panel - ratio[..., None] * empty).max(-1) < shadow_tolerance
+    shadow = shaded & (ratio > 0.62) & (ratio < 1.0)
+    found: Bool[np.ndarray, "64 64"] = ndimage.binary_opening(differs & ~shadow, np.ones((2, 2)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

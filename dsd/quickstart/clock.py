@@ -3,10 +3,11 @@
 import logging
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,35 @@ class Clock(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Record the loss, keep a checkpoint when it is due, and stop when the time is up."""
-        self.losses.append(float(outputs["loss"]))
+        """Record the loss, keep a checkpoint when it is due, and stop when the time is up.
+
+        Raises:
+            RuntimeError: if the loss is not finite.
+        """
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"The loss of step {len(self.losses) + 1} is {loss}: the training has come apart. Lower the "
+                "learning rate (`lr`) or use another `precision`, in another folder."
+            )
+        self.losses.append(loss)
         elapsed = self.elapsed
-        shown = self.losses[0]
-        for loss in self.losses[-100:]:
-            shown += _SMOOTHING * (loss - shown)
-        self._bar.set_postfix_str(f", step {len(self.losses)}, loss {shown:.3f}", refresh=False)
+        self._bar.set_postfix_str(f", step {len(self.losses)}, loss {self._smoothed():.3f}", refresh=False)
         self._bar.update(min(round(elapsed), self._bar.total) - self._bar.n)
-        if self.checkpoint is not None and time.monotonic() - self._saved >= self.checkpoint_s:
-            self.save(trainer)
         if elapsed >= self.seconds:
             trainer.should_stop = True
-            self._bar.close()
+        elif self.checkpoint is not None and time.monotonic() - self._saved >= self.checkpoint_s:
+            self.save(trainer)
+
+    def _smoothed(self) -> float:
+        shown, *rest = self.losses[-100:]
+        for loss in rest:
+            shown += _SMOOTHING * (loss - shown)
+        return shown
+
+    def close(self) -> None:
+        """Leave the progress bar as it is."""
+        self._bar.close()
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write the checkpoint whole: to another name in its folder, then renamed."""
@@ -146,11 +163,15 @@ def fit_for(
 
     Returns:
         `seconds`, and for each step its number (`steps`) and its loss (`losses`).
+
+    Raises:
+        RuntimeError: if the loss is not finite.
+        KeyboardInterrupt: if the user stopped it, whatever Lightning makes of that.
     """
     make_folder(folder)
     checkpoint = folder / "last.ckpt"
     hand = Clock(seconds, student.lr, checkpoint=checkpoint, **clock)
-    with _quiet():
+    with _quiet(), closing(hand):
         trainer = lightning.Trainer(
             max_epochs=-1,
             precision=precision,
@@ -163,9 +184,8 @@ def fit_for(
             default_root_dir=folder,
         )
         resumed = str(checkpoint) if checkpoint.is_file() else None
-        trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
-    if trainer.interrupted:  # some versions of Lightning return after Ctrl-C as if all were done
-        raise KeyboardInterrupt
+        with _interruptible(trainer):
+            trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
     return history(hand)
 
 
@@ -176,6 +196,25 @@ def history(clock: Clock) -> dict[str, Any]:
         "steps": list(range(1, len(clock.losses) + 1)),
         "losses": [round(loss, 6) for loss in clock.losses],
     }
+
+
+@contextmanager
+def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Ctrl-C stays Ctrl-C: Lightning makes an exit of it and is deaf to it from then on, or, in some
+    versions, returns as if all were done.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
 
 
 @contextmanager

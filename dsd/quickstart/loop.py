@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 import dsd
 from dsd import curators, teachers
@@ -44,36 +46,34 @@ class Loop:
     def run_all(self) -> dict[str, Any]:
         """Do what is missing; returns what `report.json` holds."""
         folder, seed = escape(str(self.out)), self.seed
-        self.console.print(f"[bold]dsd quickstart[/] in {folder}: {self.minutes:g} minutes, seed {seed}")
+        self.console.print(
+            f"[bold]dsd quickstart[/] in {folder}: about {self.minutes:g} minutes, seed {seed}. "
+            "Stop it when you like; the same command goes on.",
+            soft_wrap=True,
+        )
         self.make_data()
         measured = self.measure_pairs()
         from dsd.evaluation import small_world
 
         cases = small_world.held_out(self.recipe.num_references(self.minutes), seed=seed)
-        answers = {
-            "text_only": self.kept("text_only", lambda: self.draw_text_only(cases)),
-            "untrained": self.kept("untrained", lambda: self.draw(cases, self.untrained_pipe(), "untrained")),
-        }
-        history = self.train(sum(len(case.scenes) for case in cases))
-        from dsd.pipeline import DSDPipeline
-
-        with self.state.step("student", anew=True):
-            pipe = DSDPipeline.from_pretrained(self.out / "student", local_files_only=True)
-            answers["student"] = self.draw(cases, pipe, "student")
-            save_sheet(answers["student"], self.out / "answers" / "student.png")
+        num_pictures = sum(len(case.scenes) for case in cases)
+        answers = {"text_only": self.kept("text_only", cases, lambda: self.draw_text_only(cases))}
+        answers["untrained"] = self.kept("untrained", cases, lambda: self.draw(cases, self.untrained_pipe()))
+        history = self.train(num_pictures)
+        answers["student"] = self.kept("student", cases, lambda: self.draw(cases, self.trained_pipe()))
         with self.state.step("evaluation", anew=True):
             result = small_world.evaluate_methods(
                 cases, answers, self.recipe.extractor, workers=self.recipe.workers, progress="measure"
             )
-        scores, closed = result.methods["student"], percent(result.gap_closed)
-        told = f"identity {scores.identity:.2f} ({closed} of the gap), scene {scores.scene:.2f}"
-        self.say("evaluation", f"{len(cases)} new characters: {told}")
+        self.say("evaluation", f"{num_pictures} pictures by each of {len(result.methods)} methods measured")
         facts = {
             **self.facts(measured, history),
+            "references": len(cases),
             "methods": {name: found.to_json() for name, found in result.methods.items()},
             "gap_closed": result.gap_closed,
             "gap_closed_interval": result.gap_interval,
         }
+        from dsd.evaluation.sheet import write_answers
         from dsd.quickstart.page import write_report
 
         page = write_report(
@@ -86,7 +86,9 @@ class Loop:
             measured=measured,
             losses=history["losses"],
         )
+        write_answers(self.out / "answers.png", cases, answers["student"])
         write_json(self.out / "report.json", facts)
+        self.show(facts)
         self.console.print(f"[bold]The report:[/] {escape(str(page.resolve()))}", soft_wrap=True)
         return facts
 
@@ -133,6 +135,13 @@ class Loop:
             done = dsd.curate(run, curator=curators.create(recipe.curator), name=self.curator)
         kept = len(run.accepted(self.curator))
         self.say("curation", f"{kept} of {done.rows} pairs kept by {self.curator}")
+        if kept < recipe.batch_size:
+            raise ValueError(
+                f"The curator {self.curator!r} kept {kept} of {done.rows} pairs; training needs at least "
+                f"{recipe.batch_size}, one batch. `dsd report --run {self.out}` shows what it dropped, and "
+                "why. Then begin in another folder, with more minutes (more grids) or with a Recipe whose "
+                "curator is less strict."
+            )
         with step("encoding"):
             done = dsd.encode(
                 run,
@@ -163,27 +172,33 @@ class Loop:
 
         return DSDPipeline(self.student.backbone, self.student.conditioning, _FRAME)
 
-    def draw(self, cases: Any, pipe: Any, progress: str) -> Rows:
+    def trained_pipe(self) -> Any:
+        """The student that was saved."""
+        from dsd.pipeline import DSDPipeline
+
+        return DSDPipeline.from_pretrained(self.out / "student", local_files_only=True)
+
+    def draw(self, cases: Any, pipe: Any) -> Rows:
         """What a pipeline answers."""
         from dsd.evaluation.small_world import student_answers
 
-        return student_answers(cases, pipe, seed=self.seed, progress=progress, **self.recipe.sampling)
+        return student_answers(cases, pipe, seed=self.seed, progress="answers", **self.recipe.sampling)
 
     def draw_text_only(self, cases: Any) -> Rows:
         """What the teacher draws without the references."""
         from dsd.evaluation.small_world import text_only_answers
 
-        return text_only_answers(cases, self.teacher, seed=self.seed, progress="text only")
+        return text_only_answers(cases, self.teacher, seed=self.seed, progress="answers")
 
-    def kept(self, name: str, draw: Callable[[], Rows]) -> Rows:
-        """What a baseline drew; kept as a picture, so that it is drawn once."""
+    def kept(self, name: str, cases: Sequence[Any], draw: Callable[[], Rows]) -> Rows:
+        """What a method drew; kept as a picture, so that it is drawn once."""
         path = self.out / "answers" / f"{name}.png"
         if not path.is_file():
             with self.state.step(name):
-                answers = draw()
-                save_sheet(answers, path)
-            self.say(name, f"{sum(map(len, answers))} pictures to compare with")
-        return load_sheet(path, columns=4)
+                save_sheet(draw(), path)
+        answers = load_sheet(path, rows=len(cases), columns=len(cases[0].scenes))
+        self.say(name, f"{sum(map(len, answers))} pictures drawn")
+        return answers
 
     def train(self, num_pictures: int) -> dict[str, Any]:
         """Train for the time that is left, or go on; returns seconds, steps and losses."""
@@ -213,6 +228,7 @@ class Loop:
                 part = self.out / "student.part"
                 discard_folder(part)
                 self.student.save_pretrained(part)
+                (self.out / "answers" / "student.png").unlink(missing_ok=True)  # of another student
                 part.rename(finished)
             self.say(
                 "training", f"{len(history['losses'])} steps of {recipe.batch_size} pairs; student saved"
@@ -246,6 +262,19 @@ class Loop:
             "arguments": self.state.arguments,
             "cpu_count": os.cpu_count(),
         }
+
+    def show(self, facts: Mapping[str, Any]) -> None:
+        """The scores as a table."""
+        table = Table(box=box.SIMPLE, title=f"{facts['references']} characters that nothing was trained on")
+        for title in ("", "identity", "by encoder", "scene", "product"):
+            table.add_column(title, justify="right" if title else "left")
+        scored = ("identity", "identity_encoder", "scene", "product")
+        for name, scores in facts["methods"].items():
+            style = "bold green" if name == "student" else None
+            table.add_row(name, *(f"{scores[score]:.2f}" for score in scored), style=style)
+        self.console.print(table)
+        closed = percent(facts["gap_closed"])
+        self.console.print(f"The student closes {closed} of the gap in identity from text_only to ceiling.")
 
     def say(self, name: str, text: str) -> None:
         """One line for one step."""

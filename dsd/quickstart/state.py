@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,9 @@ class State:
         self._path = folder / _FILE
         self.arguments = json.loads(json.dumps(arguments, default=_name))
         content = json.loads(self._path.read_text()) if self._path.is_file() else {}
-        begun = content.get("arguments", self.arguments)
-        changed = [key for key, value in self.arguments.items() if begun.get(key) != value]
-        if changed:
-            told = [f"{key} was {begun.get(key)!r}, now {self.arguments[key]!r}" for key in changed]
+        begun, now = _flat(content.get("arguments", self.arguments)), _flat(self.arguments)
+        if changed := [key for key in {**begun, **now} if begun.get(key) != now.get(key)]:
+            told = [f"{key} was {begun.get(key)!r}, now {now.get(key)!r}" for key in changed]
             raise ValueError(
                 f"{folder} was begun with other arguments: {'; '.join(told)}. "
                 "Give the same to go on, or another folder."
@@ -49,12 +49,15 @@ class State:
 
     @contextmanager
     def step(self, name: str, *, anew: bool = False) -> Iterator[None]:
-        """Count the time of a step, with that of earlier calls; `anew` if it does everything again."""
-        started = time.monotonic()
-        yield
-        before = 0.0 if anew else self.seconds.get(name, 0.0)
-        self.seconds[name] = before + time.monotonic() - started
-        self.save()
+        """Count the time of a step, also of one that is stopped, with that of earlier calls; `anew` if it
+        does everything again.
+        """
+        before, started = 0.0 if anew else self.seconds.get(name, 0.0), time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = before + time.monotonic() - started
+            self.save()
 
     def save(self) -> None:
         """Write the file, in one step."""
@@ -67,29 +70,38 @@ def _name(value: object) -> str:
     return getattr(value, "__qualname__", None) or str(value)
 
 
+def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments, with the recipe's fields beside the others."""
+    return {**arguments, **(arguments.get("recipe") or {}), "recipe": None}
+
+
 def save_sheet(answers: Rows, path: Path) -> None:
-    """All pictures in one, without loss, one row a character."""
+    """All pictures in one, in one step and without loss, one row a character."""
     make_folder(path.parent)
-    sheet = Image.new("RGB", (sum(x.width for x in answers[0]), len(answers) * answers[0][0].height))
+    width, height = answers[0][0].size
+    sheet = Image.new("RGB", (len(answers[0]) * width, len(answers) * height))
     for i, row in enumerate(answers):
         for j, image in enumerate(row):
-            sheet.paste(image, (j * image.width, i * image.height))
-    part = path.with_name(f"{path.name}.part")
-    sheet.save(part, "PNG")
-    part.replace(path)
+            sheet.paste(image, (j * width, i * height))
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG")
+    replace_file(path, buffer.getvalue())
 
 
-def load_sheet(path: Path, columns: int, panel_px: int = 64) -> Rows:
+def load_sheet(path: Path, rows: int, columns: int, panel_px: int = 64) -> Rows:
     """The pictures of a sheet.
 
     Raises:
-        ValueError: if it has another size.
+        ValueError: if it is damaged, or has another size.
     """
-    sheet = Image.open(path).convert("RGB")
-    if sheet.width != columns * panel_px:
+    try:
+        sheet = Image.open(path).convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Delete it, to have it drawn again.") from error
+    if sheet.size != (columns * panel_px, rows * panel_px):
         raise ValueError(
-            f"{path} is {sheet.width} px wide, not {columns} pictures of {panel_px} px. "
-            "Delete it, to have it drawn again."
+            f"{path} is {sheet.width} x {sheet.height} px, not {rows} rows of {columns} pictures of "
+            f"{panel_px} px. Delete it, to have it drawn again."
         )
-    rows = [sheet.crop((0, top, sheet.width, top + panel_px)) for top in range(0, sheet.height, panel_px)]
-    return [grids.split(row, grids.Layout(rows=1, columns=columns)) for row in rows]
+    panels = grids.split(sheet, grids.Layout(rows=rows, columns=columns))
+    return [panels[i * columns : (i + 1) * columns] for i in range(rows)]

@@ -55,6 +55,6 @@ class Muon(torch.optim.Optimizer):
 def split_parameters(module: nn.Module, inner: Callable[[str], bool]) -> tuple[list[Tensor], list[Tensor]]:
     """Weights of two or more axes whose name `inner` accepts, for Muon, and all others, for AdamW."""
     named = list(module.named_parameters())
-    matrices = [p for name, p in named if p.ndim >= 2 and inner(name)]
+    matrices: list[Tensor] = [p for name, p in named if p.ndim >= 2 and inner(name)]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]

@@ -5,6 +5,7 @@ in contexts that differ, put together from latents. The `guidance` part then dis
 into the guidance input, as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
 """
 
+import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -22,7 +23,7 @@ from dsd.mini.train import text
 from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
-from dsd.mini.world import describe, describe_scene, grid_text
+from dsd.mini.world import SCENES, describe, describe_scene, grid_text, scene_of, write_grid_prompt
 
 CONFIG = {
     "in_channels": 64,
@@ -39,9 +40,18 @@ LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
 SHARES = {"2x2": 0.6, "1x2": 0.2, "1x1": 0.2}
 BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
-LONG_EVERY, LONG_BATCH = 25, 6
-"""Every so often prompts are padded to 512 tokens, as `FluxPipeline` does by default, so that padding means
-nothing."""
+LENGTHS = {"2x2": 52, "1x2": 36, "1x1": 20}
+"""T5 tokens that the longest prompts need."""
+MEDIUM_EVERY, LONG_EVERY, LONG_BATCH = 6, 25, 6
+"""Every so often prompts are padded to 64 tokens, or to 512 as `FluxPipeline` does by default, so that
+padding means nothing."""
+TIMES = (0.7, 1.2)
+"""Mean and deviation of logit(t). In so small a picture only much noise hides which scene and whom it shows:
+around t = 0.5 the text would hardly be needed, nor learned."""
+SHIFT = 1.0
+"""exp(SHIFT) is how much drawing dwells on much noise, for the same reason."""
+READING = 0.1
+"""Weight of the loss by which the T5 encoder learns early which scene the prompt puts in which panel."""
 GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
@@ -78,10 +88,14 @@ def _encode(vae: AutoencoderKL, bank: PanelBank, first: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Packed latents (n, tokens, 64) of one layout and the prompts that describe them."""
+    """Packed latents of one layout, the prompts that describe them, and the scenes in which a prompt puts the
+    panels (-100 where the prompt is empty).
+    """
 
     x_0: Float[Tensor, "n tokens 64"]
     prompts: list[str]
+    layout: str
+    scenes: Int[Tensor, "n panels"]
     rows: int
     columns: int
 
@@ -91,7 +105,7 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     rng = random.Random(f"examples:{step}")
     layout = layout or rng.choices(list(SHARES), list(SHARES.values()))[0]
     rows, columns = LAYOUTS[layout]
-    prompts, canvases = [], []
+    prompts, canvases, named = [], [], []
     for _ in range(count or BATCH[layout]):
         index = rng.randrange(bank.num_characters)
         views = rng.sample(range(VIEWS), rows * columns)
@@ -99,20 +113,48 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
         scenes = [describe_scene(places[view].scene, rng) for view in views]
         prompt = grid_text(describe(character(index), rng), scenes, layout, rng)
         prompts.append("" if rng.random() < TEXT_DROPOUT else text.punctuate(prompt, rng))
+        named.append([SCENES.index(places[view].scene) if prompts[-1] else -100 for view in views])
         canvases.append(bank.latents[index, views])
     panels = torch.from_numpy(np.stack(canvases)).float().unflatten(1, (rows, columns))
     canvas = panels.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     n, c, h, w = canvas.shape
     return Examples(
-        x_0=FluxPipeline._pack_latents(canvas, n, c, h, w), prompts=prompts, rows=h // 2, columns=w // 2
+        x_0=FluxPipeline._pack_latents(canvas, n, c, h, w),
+        prompts=prompts,
+        layout=layout,
+        scenes=torch.tensor(named),
+        rows=h // 2,
+        columns=w // 2,
     )
 
 
-def text_length(batch: Examples, step: int) -> int:
-    """How many T5 tokens a batch is padded to: 32 when a prompt of one panel fits, or 64; so the length means
-    nothing.
-    """
-    return 32 if len(batch.prompts) == BATCH["1x1"] and step % 4 else text.T5_LENGTH
+def text_length(layout: str, step: int) -> int:
+    """How many T5 tokens the prompts of a step are padded to."""
+    if step % LONG_EVERY == LONG_EVERY - 1:
+        return 512
+    return text.T5_LENGTH if step % MEDIUM_EVERY == 0 else LENGTHS[layout]
+
+
+def batch_size(step: int) -> int | None:
+    """A small batch where prompts are long; else the layout's own."""
+    return LONG_BATCH if step % LONG_EVERY == LONG_EVERY - 1 else None
+
+
+class Reader(nn.Module):
+    """Reads the scene of each panel from T5 tokens, by one attention query a panel. It is not shipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.ParameterDict(
+            {name: torch.randn(rows * columns, text.WIDTH) for name, (rows, columns) in LAYOUTS.items()}
+        )
+        self.scene = nn.Linear(text.WIDTH, len(SCENES))
+
+    def forward(self, tokens: Float[Tensor, "n length width"], batch: Examples) -> Tensor:
+        """Cross-entropy of the scenes."""
+        attention = (tokens @ self.queries[batch.layout].T / text.WIDTH**0.5).softmax(1)
+        found = self.scene(torch.einsum("nlp,nlw->npw", attention, tokens))
+        return nn.functional.cross_entropy(found.flatten(0, 1), batch.scenes.flatten(), ignore_index=-100)
 
 
 class Teacher(nn.Module):
@@ -123,19 +165,17 @@ class Teacher(nn.Module):
         self.clip, self.t5 = clip, t5
         self.transformer = FluxTransformer2DModel(**CONFIG)
         self.text_encoder, self.text_encoder_2 = text.make_encoders(clip, t5)
+        self.reader = Reader()
 
     def forward(
         self, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Examples, prompts: list[str], length: int
-    ) -> Tensor:
-        """Velocity of packed latents, through the same calls as `FluxPipeline` makes."""
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity of packed latents, through the same calls as `FluxPipeline` makes; and the T5 tokens."""
         clip_ids = self.clip(
             prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
         ).input_ids
-        t5_ids = self.t5(
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        tokens = self.text_encoder_2(t5_ids)[0]
-        return self.transformer(
+        tokens = self.read(prompts, length)
+        v = self.transformer(
             hidden_states=x_t,
             timestep=t,
             guidance=guidance,
@@ -147,6 +187,15 @@ class Teacher(nn.Module):
             ),
             return_dict=False,
         )[0]
+        return v, tokens
+
+    def read(self, prompts: list[str], length: int) -> Tensor:
+        """T5 tokens (n, length, width)."""
+        ids = self.t5(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        tokens: Tensor = self.text_encoder_2(ids)[0]
+        return tokens
 
 
 def load_vae(work: Path) -> AutoencoderKL:
@@ -158,7 +207,7 @@ def load_vae(work: Path) -> AutoencoderKL:
 def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
     """The parts as a stock pipeline."""
     scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0
+        use_dynamic_shifting=True, base_shift=SHIFT, max_shift=SHIFT, shift=math.exp(SHIFT)
     )
     return FluxPipeline(
         scheduler=scheduler,
@@ -172,15 +221,20 @@ def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
 
 
 def _noise(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    t = torch.sigmoid(torch.randn(len(batch.prompts), generator=generator))
+    mean, deviation = TIMES
+    t = torch.sigmoid(mean + deviation * torch.randn(len(batch.prompts), generator=generator))
     noise = torch.randn(batch.x_0.shape, generator=generator)
     return t, noise, torch.lerp(batch.x_0, noise, t[:, None, None])
 
 
-def _optimizers(model: Teacher, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    matrices, others = split_parameters(
-        model, lambda n: ("blocks." in n and "norm" not in n) or ".layers." in n or ".block." in n
-    )
+def _is_inner(name: str) -> bool:
+    if "relative_attention_bias" in name:
+        return False
+    return ("blocks." in name and "norm" not in name) or ".layers." in name or ".block." in name
+
+
+def _optimizers(model: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
+    matrices, others = split_parameters(model, _is_inner)
     return Muon(matrices, lr=2 * rate), torch.optim.AdamW(
         others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3
     )
@@ -197,34 +251,64 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
     average = Average(model, 0.998)
     muon, adam = _optimizers(model, rate)
     training = Training(work / "teacher", minutes)
-    losses: list[float] = []
+    if not (training.folder / "checkpoint.pt").exists():
+        learn_to_read(model)
+        average = Average(model, 0.998)
+    losses: list[tuple[float, float]] = []
     with ThreadPoolExecutor(1) as ahead:
         coming = None
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
-            long = step % LONG_EVERY == LONG_EVERY - 1
-            batch = coming.result() if coming else examples(bank, step)
-            coming = ahead.submit(
-                examples, bank, step + 1, LONG_BATCH if (step + 1) % LONG_EVERY == LONG_EVERY - 1 else None
-            )
+            batch = coming.result() if coming else examples(bank, step, batch_size(step))
+            coming = ahead.submit(examples, bank, step + 1, batch_size(step + 1))
             t, noise, x_t = _noise(batch, torch.Generator().manual_seed(step))
             for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * training.rate()
                 optimizer.zero_grad(set_to_none=True)
-            length = 512 if long else text_length(batch, step)
-            v = model(x_t, t, torch.full_like(t, GUIDANCE[0]), batch, batch.prompts, length)
+            length = text_length(batch.layout, step)
+            v, tokens = model(x_t, t, torch.full_like(t, GUIDANCE[0]), batch, batch.prompts, length)
             loss = (v - (noise - batch.x_0)).square().mean()
-            loss.backward()
+            reading = model.reader(tokens, batch)
+            (loss + READING * reading).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             muon.step()
             adam.step()
             average.update(model, step)
-            losses.append(float(loss.detach()))
-            if step % 200 == 199:
-                training.log(loss=float(np.mean(losses[-200:])))
+            losses.append((float(loss.detach()), float(reading.detach())))
+            if step % 100 == 99:
+                flow, read = np.mean(losses[-100:], axis=0)
+                training.log(loss=float(flow), reading=float(read))
             if step % 600 == 599:
                 sample_with_average(model, average, vae, training.folder / "samples.png")
     sample_with_average(model, average, vae, training.folder / "samples.png")
+
+
+def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> float:
+    """Train the T5 encoder to say which scene the prompt puts in which panel; returns the last loss."""
+    rng, reading = random.Random("reading"), torch.zeros(())
+    muon, adam = _optimizers(nn.ModuleList([model.text_encoder_2, model.reader]), rate)
+    for step in range(steps):
+        layout = "1x2" if step % 4 == 0 else "2x2"
+        written = [write_grid_prompt(rng, layout) for _ in range(64)]
+        batch = Examples(
+            x_0=torch.zeros(64, 0, 64),
+            prompts=[text.punctuate(prompt["text"], rng) for prompt in written],
+            layout=layout,
+            scenes=torch.tensor(
+                [[SCENES.index(scene_of(c)) for c in prompt["panels"]] for prompt in written]
+            ),
+            rows=0,
+            columns=0,
+        )
+        reading = model.reader(model.read(batch.prompts, LENGTHS[layout]), batch)
+        for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min(1.0, step / 20, (steps - step) / (0.5 * steps))
+            optimizer.zero_grad(set_to_none=True)
+        reading.backward()
+        muon.step()
+        adam.step()
+    return float(reading.detach())
 
 
 def load_teacher(work: Path) -> Teacher:
@@ -254,19 +338,21 @@ def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
     training = Training(work / "guidance", minutes, warmup_steps=20)
     losses: list[float] = []
     for step in training.run(model=model, average=average, optimizer=optimizer):
-        batch = examples(bank, 10_000_000 + step)
+        batch = examples(bank, 10_000_000 + step, batch_size(step))
+        length = text_length(batch.layout, step)
         generator = torch.Generator().manual_seed(10_000_000 + step)
         t, _, x_t = _noise(batch, generator)
         guidance = GUIDANCE[0] + (GUIDANCE[1] - GUIDANCE[0]) * torch.rand(len(t), generator=generator)
-        length = 512 if step % LONG_EVERY == LONG_EVERY - 1 else text.T5_LENGTH
         with torch.no_grad():
             one = torch.ones_like(t)
-            conditional = frozen(x_t, t, one, batch, batch.prompts, text.T5_LENGTH)
-            free = frozen(x_t, t, one, batch, [""] * len(t), text.T5_LENGTH)
+            short = LENGTHS[batch.layout]
+            conditional, _ = frozen(x_t, t, one, batch, batch.prompts, short)
+            free, _ = frozen(x_t, t, one, batch, [""] * len(t), short)
             wanted = free + guidance[:, None, None] * (conditional - free)
         for group in optimizer.param_groups:
             group["lr"] = rate * training.rate()
-        loss = (model(x_t, t, guidance, batch, batch.prompts, length) - wanted).square().mean()
+        v, _ = model(x_t, t, guidance, batch, batch.prompts, length)
+        loss = (v - wanted).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -291,7 +377,7 @@ def sample_with_average(
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average.shadow)
     rng = random.Random("held-out prompts")
-    prompts = [str(text.write_grid_prompt(rng, held_out=True)["text"]) for _ in range(SAMPLE_PROMPTS)]
+    prompts = [str(write_grid_prompt(rng, held_out=True)["text"]) for _ in range(SAMPLE_PROMPTS)]
     pipeline = assemble(model, vae)
     pipeline.set_progress_bar_config(disable=True)
     grids = pipeline(

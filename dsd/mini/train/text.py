@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -100,7 +101,22 @@ def make_encoders(clip: CLIPTokenizer, t5: T5Tokenizer) -> tuple[CLIPTextModel, 
         eos_token_id=t5.eos_token_id,
         tie_word_embeddings=False,
     )
-    return CLIPTextModel(clip_config), T5EncoderModel(t5_config)
+    encoder = T5EncoderModel(t5_config)
+    _look_nearby(encoder)
+    return CLIPTextModel(clip_config), encoder
+
+
+@torch.no_grad()
+def _look_nearby(encoder: T5EncoderModel) -> None:
+    """Let three heads begin with the token before, the tokens before and the tokens after, as trained T5
+    encoders have such heads: without them, "top left: on the beach" stayed a bag of words for 2,000 steps.
+    """
+    bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    bucket = torch.arange(len(bias))
+    after, distance = bucket >= len(bias) // 2, (bucket % (len(bias) // 2)).float()
+    bias[:, 0] = torch.where(after, -5.0, -1.5 * (distance - 1).abs())
+    bias[:, 1] = torch.where(after, -5.0, -0.5 * distance)
+    bias[:, 2] = torch.where(after, -0.5 * distance, -5.0)
 
 
 def save_tokenizers(folder: Path) -> None:
