@@ -49,6 +49,7 @@ def save(
         "dsd": dsd.__version__,
         "conditioning": conditionings.spec(conditioning),
         "backbone": backbones.spec(backbone)["name"],
+        "settings": backbone.settings,
         "base": base,
         "components": components,
         "frame_size": frame_size,

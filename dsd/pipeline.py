@@ -104,6 +104,7 @@ class DSDPipeline:
         else:
             base = {"base": card["base"]} if isinstance(card["base"], str) else card["base"]
             base = {**base, "name": name, "denoiser": str(path / "transformer")}
+        base |= card.get("settings", {})
         backbone = backbones.load({**base, "dtype": torch_dtype, "local_files_only": local_files_only})
         assert backbone.denoiser is not None
         method.restore(backbone.denoiser, path)

@@ -118,7 +118,7 @@ def draw_grids(
         ValueError: if `limit` is below 1.
         SpecError: if the run's grids were drawn by another teacher or seed.
         ManifestError: if the prompts were made anew since, or a shard is damaged.
-        RuntimeError: if the first 16 grids of a run all fail: then it is not the prompts.
+        RuntimeError: if all grids fail, or the first 16 of a run: then it is not the prompts.
     """
     _at_least_1(limit=limit)
     run, artist = _run(run), teachers.create(teacher)

@@ -214,8 +214,10 @@ class Student(LightningModule):
         if callable(self.optimizer):
             optimizer = self.optimizer(parameters)
         elif self.optimizer == "adamw":
-            # On a CPU, fused is one pass over the weights instead of a loop over tensors.
-            fused = {"fused": True} if self.device.type == "cpu" else {}
+            # On a CPU, fused is one pass over the weights instead of a loop over tensors. Lightning does not
+            # clip gradients for it in mixed precision.
+            clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
+            fused = {"fused": True} if self.device.type == "cpu" and not clips else {}
             optimizer = torch.optim.AdamW(
                 parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, **fused
             )

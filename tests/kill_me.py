@@ -16,7 +16,7 @@ from dsd.data import atomic
 from dsd.data.writer import TableWriter
 from tests.cheap_world import make_run
 
-COUNT, FEW = 14, 5
+COUNT, FEW = 14, 4
 FAULTS = {"003": "raise", "007": "black", "011": "size"}
 
 

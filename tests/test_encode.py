@@ -9,6 +9,7 @@ from dsd import backbones, conditioning
 from dsd.backbones.base import as_pixels
 from dsd.data.encode import cache_name, to_uint8
 from dsd.data.encoded import EncodedPairs
+from dsd.data.encodings import caption_id
 from dsd.data.manifest import ManifestError, SpecError, StageManifest
 from dsd.data.writer import TableWriter
 from dsd.types import Pair
@@ -24,10 +25,10 @@ def flux(tiny_flux):
 
 
 def some_pairs(sizes=(16,) * 5):
-    """Five pairs of two references; one of them of another size where asked."""
+    """Five pairs of two references, new and known ones in a batch; one of another size where asked."""
     return [
         Pair(
-            reference=picture(f"r{i % 2}", size),
+            reference=picture(f"r{i // 2 % 2}", size),
             target=picture(f"t{i}", size),
             caption=caption,
             grid_id=f"g{i % 3}",
@@ -96,6 +97,7 @@ def test_equal_captions_and_references_are_stored_once(run, flux, monkeypatch):
     assert sum(images) == 2 + 5
     torch.testing.assert_close(cache.text("snow").tokens, true_text(["snow"]).tokens)
     assert cache.text("").tokens.shape[0] == 1
+    assert len({caption_id(caption) for caption in ("snow", "Snow", "snow ", "")}) == 4
     with pytest.raises(LookupError):
         cache.text("never written")
 
@@ -175,6 +177,8 @@ def test_stored_in_another_dtype(run, flux):
         flux, pixels(pairs[0].reference), pixels(pairs[0].target)
     )
     torch.testing.assert_close(batch.target[0].float(), exact[0], atol=0.02, rtol=0.02)
+    dsd.encode(run, flux, **QUIET)
+    assert len(EncodedPairs.names(run.path)) == 2
     with pytest.raises(ValueError, match="Unknown dtype 'bf17'"):
         dsd.encode(run, flux, dtype="bf17", **QUIET)
 
@@ -226,6 +230,15 @@ def test_a_damaged_shard_is_named_and_mended(run, flux):
     assert noticed > len(data) / 101 / 2
     assert run.mend(cache.references.kind.stage) == 2
     dsd.encode(run, flux, **QUIET)
+    check(run, list(run.pairs), flux, EncodedPairs.find(run.path))
+
+
+def test_captions_that_were_lost_are_encoded_again(run, flux):
+    dsd.encode(run, flux, **QUIET)
+    cache = EncodedPairs.find(run.path)
+    (cache.texts.folder / "part-00000.parquet").unlink()
+    assert run.mend(cache.texts.kind.stage) == 4
+    assert dsd.encode(run, flux, **QUIET).added == 0
     check(run, list(run.pairs), flux, EncodedPairs.find(run.path))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from dsd import backbones
+from dsd import DSDPipeline, Student, backbones
 from dsd.backbones import FluxBackbone, RawBatch, Reference, Text
 from dsd.backbones.packing import grid_ids, pack, unpack
 
@@ -34,6 +34,22 @@ def test_text_equals_the_stock_pipeline(backbone: FluxBackbone, stock: FluxPipel
     assert not torch.equal(ours.tokens[0], ours.tokens[1])
     alone = backbone.encode_text(PROMPTS[:1])
     torch.testing.assert_close(alone.tokens[0], ours.tokens[0])
+
+
+def test_the_length_of_text_is_kept(
+    backbone: FluxBackbone, stock: FluxPipeline, tiny_flux: Path, tmp_path: Path
+) -> None:
+    short = FluxBackbone(str(tiny_flux), max_text_tokens=12)
+    expected = stock.encode_prompt(prompt=["a fox"], prompt_2=None, max_sequence_length=12)[0]
+    torch.testing.assert_close(short.encode_text(["a fox"]).tokens, expected, rtol=1e-5, atol=1e-6)
+    assert short.revision != backbone.revision
+    for components in ("all", "trained"):
+        base = {"name": "flux", "base": str(tiny_flux), "max_text_tokens": 12}
+        Student(base=base, frame_size=(32, 32)).save_pretrained(tmp_path / components, components=components)
+        loaded = DSDPipeline.from_pretrained(tmp_path / components).backbone
+        assert loaded.encode_text(["a fox"]).tokens.shape[1] == 12
+    with pytest.raises(ValueError, match="from 1 to 512; got 513"):
+        FluxBackbone(str(tiny_flux), max_text_tokens=513)
 
 
 def test_denoiser_call_equals_the_stock_pipeline(backbone: FluxBackbone, stock: FluxPipeline) -> None:

@@ -16,7 +16,8 @@ import dsd
 from dsd import curators, teachers
 from dsd.backbones import Batch, Reference, Text
 from dsd.curators import Verdict
-from dsd.evaluation import small_world
+from dsd.data.atomic import LockedError, lock
+from dsd.evaluation import held_out, small_world
 from dsd.quickstart import Recipe, clock, loop, quickstart, state
 
 METHODS = {"student", "text_only", "copy", "untrained", "ceiling"}
@@ -93,6 +94,18 @@ def test_the_whole_loop_with_a_tiny_model_and_again(tmp_path, recipe, monkeypatc
     text = (folder / "report.html").read_text()
     assert f"{len(losses)} steps in" in text
     assert "96</strong> <span>pairs" in text
+
+    fresh = dsd.Student(recipe.base, lora={"rank": 2}, frame_size=(64, 64), seed=1)
+    pipes = {
+        "untrained": dsd.DSDPipeline(fresh.backbone, fresh.conditioning, (64, 64)),
+        "student": dsd.DSDPipeline.from_pretrained(folder / "student"),
+    }
+    sheets = {name: state.load_sheet(folder / "answers" / f"{name}.png", 4, 4) for name in pipes}
+    for name, pipe in pipes.items():
+        (drawn,) = small_world.student_answers(held_out(1, seed=1), pipe, seed=1, num_inference_steps=2)
+        for image, kept in zip(drawn, sheets[name][0], strict=True):
+            assert np.abs(np.asarray(image, dtype=int) - np.asarray(kept, dtype=int)).max() <= 2
+    assert sheets["untrained"][0][0].tobytes() != sheets["student"][0][0].tobytes()
 
     monkeypatch.setattr(clock, "fit_for", lambda *_, **__: pytest.fail("it was trained already"))
     before = (folder / "student" / "dsd.json").stat().st_mtime_ns
@@ -172,6 +185,13 @@ def test_a_curator_that_keeps_too_little_stops_the_run_before_anything_dear(tmp_
     large = dataclasses.replace(recipe, batch_size=65)
     with pytest.raises(ValueError, match=r"kept 64 of 96 pairs; training needs at least 65.*dsd report"):
         quickstart(tmp_path / "b", minutes=0.05, recipe=large)
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path, recipe):
+    (tmp_path / "checkpoints").mkdir()
+    with lock(tmp_path / "checkpoints", "another"), pytest.raises(LockedError, match="another, since"):
+        quickstart(tmp_path, minutes=0.05, recipe=recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_another_recipe_for_a_begun_folder_is_told_by_its_fields(tmp_path, recipe):

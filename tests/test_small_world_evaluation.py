@@ -122,6 +122,16 @@ def test_scores_are_those_of_a_loop_over_pictures(cases, result):
     assert alone.identity_encoder == pytest.approx((cosine + sum(others)) / 4, abs=1e-5)
 
 
+def test_the_product_is_of_each_picture_and_not_of_the_means(cases):
+    mixed = [[*case.truths[:2], case.reference, case.reference] for case in cases[:2]]
+    student = evaluate_methods(cases[:2], {"student": mixed}, colours, workers=1).methods["student"]
+    assert student.scene == 0.5
+    right = [identity(measure(case.reference), measure(x)) for case in cases[:2] for x in case.truths[:2]]
+    assert student.identity == pytest.approx((np.mean(right) + 1) / 2)
+    assert student.product == pytest.approx(np.mean(right) / 2)
+    assert student.product < student.identity * student.scene - 0.005
+
+
 def test_the_gap_is_closed_by_the_truth_and_not_by_strangers(cases, result):
     assert result.gap_closed == pytest.approx(1)
     assert result.gap_interval == pytest.approx((1, 1))

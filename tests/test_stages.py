@@ -187,6 +187,9 @@ def test_failed_verdicts_are_judged_again_when_asked(run):
     assert (second.rows, second.added, second.failed) == (72, len(unlucky), 0)
     ids = run.verdicts("moody").ids()
     assert sorted(ids) == sorted(run.pairs.ids())
+    table = run.verdicts("moody")
+    parts = {path.name for path in table.folder.glob("part-*")}
+    assert parts == {shard.file for shard in table.manifest.shards}
     assert run.verify() == []
 
 

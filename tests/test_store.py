@@ -308,6 +308,33 @@ def test_a_changed_earlier_stage_is_detected(run):
     assert run.verify() == []
 
 
+def test_rows_wait_no_longer_than_they_may(tmp_path):
+    table = Table(tmp_path / "pairs", PAIRS)
+    one, two = pairs(2)
+    with TableWriter(table, {}) as writer:
+        writer.add([one])
+        assert len(table) == 0
+        writer.flush_s = 0.0
+        writer.add([two])
+        assert len(table) == 2
+
+
+def test_an_interrupt_while_a_shard_is_written_loses_nothing(run, monkeypatch):
+    calls = []
+
+    def interrupted_once(path, content):
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        replace_file(path, content)
+
+    monkeypatch.setattr("dsd.data.writer.replace_file", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        dsd.curate(run, curator="parity", name="other", progress=False)
+    assert len(calls) == 2
+    assert run.verdicts("other").ids() == run.pairs.ids()
+
+
 def test_one_writer_at_a_time(run):
     with run.lock("drawing"):
         with pytest.raises(LockedError, match=rf"is being written to by process {os.getpid()} .*drawing"):
@@ -436,7 +463,7 @@ def verdict_run(path, **statuses):
     return run, table.ids()
 
 
-A, R, F = ("accepted", 0.9), ("rejected", 0.4), ("failed", None)
+A, R, F, U = ("accepted", 0.9), ("rejected", 0.4), ("failed", None), ("unparsable", 0.4)
 
 
 @pytest.mark.parametrize(
@@ -448,11 +475,12 @@ A, R, F = ("accepted", 0.9), ("rejected", 0.4), ("failed", None)
         ({"rule": "vote", "votes": 1, "curators": ("y", "z")}, [0, 2]),
         ({"curators": "x", "min_score": 0.3}, [0, 1, 2]),
         ({"curators": "y", "max_score": 0.5}, [1]),
+        ({"curators": "z", "min_score": 0.0}, []),
         (Policy(curators=("x",)), [0, 1]),
     ],
 )  # fmt: skip
 def test_policies(tmp_path, policy, expected):
-    run, ids = verdict_run(tmp_path / "run", x=[A, A, R, F], y=[A, R, A], z=[F, F, F, F])
+    run, ids = verdict_run(tmp_path / "run", x=[A, A, R, U], y=[A, R, A], z=[F, F, F, F])
     assert run.accepted(policy) == [ids[i] for i in expected]
     assert [pair.id for pair in run.accepted_pairs(policy)] == [ids[i] for i in expected]
 

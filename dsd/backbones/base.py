@@ -250,6 +250,11 @@ class Backbone(Recorded, nn.Module, ABC):
         """Channels, height and width of the latents of a frame of that many pixels."""
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments that pictures must be drawn with as in training; saved with a student."""
+        return {}
+
+    @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where the parts are."""

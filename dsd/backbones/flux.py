@@ -45,8 +45,11 @@ class FluxBackbone(Backbone):
         parts: what to load now: any of "denoiser", "vae" and "text".
         local_files_only: never ask the Hub, only its cache on this machine.
         denoiser: folder of a transformer to use instead of the base's, such as a trained one.
+        max_text_tokens: T5 tokens that captions are padded or cut to, at most 512, as many as FLUX.1-dev
+            knows; short captions with fewer train and draw faster. None: as many as the tokenizer allows.
 
     Raises:
+        ValueError: if `max_text_tokens` is not in that range.
         FileNotFoundError: if the folder does not exist or holds no pipeline.
         LookupError: if the Hub and its cache do not have the model.
     """
@@ -69,9 +72,13 @@ class FluxBackbone(Backbone):
         parts: Sequence[str] = ("denoiser", "vae", "text"),
         local_files_only: bool = False,
         denoiser: str | None = None,
+        max_text_tokens: int | None = None,
     ) -> None:
         super().__init__()
+        if max_text_tokens is not None and not 1 <= max_text_tokens <= _MAX_TEXT_TOKENS:
+            raise ValueError(f"max_text_tokens must be from 1 to {_MAX_TEXT_TOKENS}; got {max_text_tokens}.")
         self.base = str(base)
+        self.max_text_tokens = max_text_tokens
         self.dtype = _dtype(dtype)
         self.local_files_only = local_files_only
         self.denoiser_folder = denoiser
@@ -191,11 +198,11 @@ class FluxBackbone(Backbone):
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Text:
-        """Captions to T5 tokens, padded to at most 512, and a pooled CLIP embedding, by
+        """Captions to T5 tokens, padded or cut to `max_text_tokens`, and a pooled CLIP embedding, by
         `FluxPipeline.encode_prompt`.
         """
         self.load("text")
-        length = min(_MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
+        length = min(self.max_text_tokens or _MAX_TEXT_TOKENS, self.tokenizer_2.model_max_length)
         tokens, pooled, _ = self._stock_text.encode_prompt(
             prompt=list(captions), device=self.device, max_sequence_length=length
         )
@@ -256,6 +263,11 @@ class FluxBackbone(Backbone):
             max_shift=config.get("max_shift", 1.15),
         )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The length of the text, if it was given."""
+        return {} if self.max_text_tokens is None else {"max_text_tokens": self.max_text_tokens}
+
     def components(self) -> dict[str, Any]:
         """All parts by the names that `FluxPipeline` gives them, loaded if need be."""
         self.load(*_COMPONENTS)
@@ -264,8 +276,8 @@ class FluxBackbone(Backbone):
 
     @functools.cached_property
     def revision(self) -> str:
-        """20 hexadecimal characters over weights and configurations of autoencoder and text encoders, and the
-        tokenizers.
+        """20 hexadecimal characters over weights and configurations of autoencoder and text encoders, the
+        tokenizers and the length of the text.
         """
         self.load("vae", "text")
         digest = hashlib.sha256()
@@ -280,6 +292,8 @@ class FluxBackbone(Backbone):
         for tokenizer in (self.tokenizer, self.tokenizer_2):
             words = sorted(tokenizer.get_vocab().items())
             digest.update(json.dumps([words, tokenizer.model_max_length]).encode())
+        if self.max_text_tokens is not None:
+            digest.update(f"max_text_tokens {self.max_text_tokens}".encode())
         return digest.hexdigest()[:20]
 
 

@@ -115,9 +115,9 @@ def _templates() -> jinja2.Environment:
 
 def percent(value: float | None) -> str:
     """A share in percent; a dash where there is none."""
-    return (
-        _NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%"
-    )
+    if value is None or not math.isfinite(value):
+        return _NONE
+    return f"{100 * value:.0f}\N{NARROW NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
 
 
 def _count(value: int) -> str:

@@ -30,9 +30,9 @@ METHOD_NAMES = {
 }
 
 
-def hero(case: HeldOut, answers: Sequence[Any]) -> Section:
-    """One reference and what became of it, large."""
-    return Section(template="hero", data={"case": case, "answers": answers})
+def hero(case: HeldOut, answers: Sequence[Any], text: str = "") -> Section:
+    """One reference and what became of it, large; `text` tells above it what the page is about."""
+    return Section(template="hero", text=text, data={"case": case, "answers": answers})
 
 
 def tiles(items: Sequence[tuple[str, str, str]]) -> Section:
@@ -132,7 +132,8 @@ def methods(
         title="Beside what it must be compared with",
         text=(
             "Every method answers the same captions. Identity is likeness to the reference; a copy has all "
-            "of it and shows the wrong scene, so no column counts alone. Thin lines: 95 % intervals."
+            "of it and shows the wrong scene, so no column counts alone. "
+            "Thin lines: 95\N{NO-BREAK SPACE}% intervals."
         ),
         data={
             "methods": result.methods,

@@ -34,9 +34,11 @@ def quickstart(
         what `report.json` holds.
 
     Raises:
-        ValueError: if the folder was begun with other arguments, or `minutes` is not above 0.
+        ValueError: if the folder was begun with other arguments, `minutes` is not above 0, or the curator keeps
+            fewer pairs than a batch.
         FileNotFoundError: when the package was installed without its weights.
-        LockedError: if another process writes to the run.
+        LockedError: if another quickstart goes on in the folder, or another process writes to the run.
+        RuntimeError: if the loss is not finite.
     """
     if not (minutes > 0 and math.isfinite(minutes)):
         raise ValueError(f"`minutes` must be above 0; got {minutes}.")

@@ -228,6 +228,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of autocast
             yield
     finally:
         for name, level in levels.items():

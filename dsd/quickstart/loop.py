@@ -15,10 +15,11 @@ from rich.table import Table
 
 import dsd
 from dsd import curators, teachers
-from dsd.data.atomic import discard_folder, replace_file
+from dsd.data.atomic import discard_folder, lock, make_folder, replace_file
 from dsd.data.store import Run
 from dsd.evaluation.curation import Consistency, consistency
 from dsd.evaluation.page import duration, percent, write_json
+from dsd.quickstart.quiet import quiet_loading
 from dsd.quickstart.recipe import Recipe
 from dsd.quickstart.state import Rows, State, load_sheet, save_sheet
 
@@ -45,12 +46,19 @@ class Loop:
 
     def run_all(self) -> dict[str, Any]:
         """Do what is missing; returns what `report.json` holds."""
-        folder, seed = escape(str(self.out)), self.seed
+        what = f"{escape(str(self.out))}: about {self.minutes:g} minutes, seed {self.seed}"
         self.console.print(
-            f"[bold]dsd quickstart[/] in {folder}: about {self.minutes:g} minutes, seed {seed}. "
-            "Stop it when you like; the same command goes on.",
+            f"[bold]dsd quickstart[/] in {what}. Stop it when you like; the same command goes on.",
             soft_wrap=True,
         )
+        checkpoints = self.out / "checkpoints"
+        make_folder(checkpoints)
+        with quiet_loading(), lock(checkpoints, "dsd quickstart"):  # the stages lock the run for themselves
+            return self.run_steps()
+
+    def run_steps(self) -> dict[str, Any]:
+        """The steps in their order."""
+        seed = self.seed
         self.make_data()
         measured = self.measure_pairs()
         from dsd.evaluation import small_world

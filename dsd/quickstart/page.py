@@ -10,6 +10,13 @@ from dsd.evaluation.curation import Consistency
 from dsd.evaluation.page import Section, duration, percent, write_page
 from dsd.evaluation.small_world import Answers, Evaluation, HeldOut
 
+_STORY = (
+    "A small text-to-image model drew grids: one character, four scenes. Their panels became pairs, a "
+    "curator dropped those that do not look like one character, and the same model was trained on the rest "
+    "to redraw a character from one picture. Then it met characters that nothing was ever trained on. Here "
+    "is the first."
+)
+
 
 def write_report(
     run: Run,
@@ -42,7 +49,7 @@ def write_report(
         ("new characters", len(cases), f"in {len(cases[0].scenes)} scenes each"),
     ]
     parts = [
-        sections.hero(cases[0], answers["student"][0]),
+        sections.hero(cases[0], answers["student"][0], _STORY),
         sections.tiles(_tiles(facts, result, spent)),
         sections.flow(steps),
         sections.gallery(cases, answers["student"], result),
@@ -61,8 +68,13 @@ def _tiles(facts: Mapping[str, Any], result: Evaluation, spent: str) -> list[tup
     pictures = sum(len(row) for row in student.pictures["scene"])
     closed = percent(result.gap_closed)
     before, after = percent(facts["consistent_before"]), percent(facts["consistent_after"])
+    none, all_of_it = percent(0.0), percent(1.0)
     return [
-        (closed, "of the gap in identity closed", "from text alone (0 %) to the true character (100 %)"),
+        (
+            closed,
+            "of the gap in identity closed",
+            f"from text alone ({none}) to the true character ({all_of_it})",
+        ),
         (
             percent(student.scene),
             "drawn in the scene asked for",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from dsd.mini.train import text
+from dsd.mini.train.align import Aligner, Facts, facts_of
 from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
@@ -37,7 +38,7 @@ CONFIG = {
     "axes_dims_rope": (4, 14, 14),
 }
 LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
-SHARES = {"2x2": 0.6, "1x2": 0.2, "1x1": 0.2}
+SHARES = {"2x2": 0.7, "1x2": 0.2, "1x1": 0.1}
 BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
 LENGTHS = {"2x2": 52, "1x2": 36, "1x1": 20}
@@ -52,6 +53,8 @@ SHIFT = 1.0
 """exp(SHIFT) is how much drawing dwells on much noise, for the same reason."""
 READING = 0.1
 """Weight of the loss by which the T5 encoder learns early which scene the prompt puts in which panel."""
+ALIGNMENT = 0.1
+"""Weight of the loss of `Aligner`."""
 GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
@@ -96,6 +99,7 @@ class Examples:
     prompts: list[str]
     layout: str
     scenes: Int[Tensor, "n panels"]
+    facts: Facts | None
     rows: int
     columns: int
 
@@ -105,7 +109,7 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     rng = random.Random(f"examples:{step}")
     layout = layout or rng.choices(list(SHARES), list(SHARES.values()))[0]
     rows, columns = LAYOUTS[layout]
-    prompts, canvases, named = [], [], []
+    prompts, canvases, named, known = [], [], [], []
     for _ in range(count or BATCH[layout]):
         index = rng.randrange(bank.num_characters)
         views = rng.sample(range(VIEWS), rows * columns)
@@ -115,6 +119,7 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
         prompts.append("" if rng.random() < TEXT_DROPOUT else text.punctuate(prompt, rng))
         named.append([SCENES.index(places[view].scene) if prompts[-1] else -100 for view in views])
         canvases.append(bank.latents[index, views])
+        known.append([facts_of(character(index), places[view]) for view in views])
     panels = torch.from_numpy(np.stack(canvases)).float().unflatten(1, (rows, columns))
     canvas = panels.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     n, c, h, w = canvas.shape
@@ -123,6 +128,10 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
         prompts=prompts,
         layout=layout,
         scenes=torch.tensor(named),
+        facts=Facts(
+            classes=torch.tensor([[classes for classes, _ in row] for row in known]),
+            numbers=torch.tensor([[numbers for _, numbers in row] for row in known]),
+        ),
         rows=h // 2,
         columns=w // 2,
     )
@@ -166,6 +175,8 @@ class Teacher(nn.Module):
         self.transformer = FluxTransformer2DModel(**CONFIG)
         self.text_encoder, self.text_encoder_2 = text.make_encoders(clip, t5)
         self.reader = Reader()
+        self.aligner = Aligner(self.transformer.inner_dim)
+        self.aligner.watch(self.transformer)
 
     def forward(
         self, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Examples, prompts: list[str], length: int
@@ -254,7 +265,7 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
     if not (training.folder / "checkpoint.pt").exists():
         learn_to_read(model)
         average = Average(model, 0.998)
-    losses: list[tuple[float, float]] = []
+    losses: list[tuple[float, float, float]] = []
     with ThreadPoolExecutor(1) as ahead:
         coming = None
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
@@ -269,15 +280,17 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
             v, tokens = model(x_t, t, torch.full_like(t, GUIDANCE[0]), batch, batch.prompts, length)
             loss = (v - (noise - batch.x_0)).square().mean()
             reading = model.reader(tokens, batch)
-            (loss + READING * reading).backward()
+            assert batch.facts is not None
+            alignment = model.aligner(batch.rows, batch.columns, batch.facts)
+            (loss + READING * reading + ALIGNMENT * alignment).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             muon.step()
             adam.step()
             average.update(model, step)
-            losses.append((float(loss.detach()), float(reading.detach())))
+            losses.append((float(loss.detach()), float(reading.detach()), float(alignment.detach())))
             if step % 100 == 99:
-                flow, read = np.mean(losses[-100:], axis=0)
-                training.log(loss=float(flow), reading=float(read))
+                flow, read, aligned = np.mean(losses[-100:], axis=0)
+                training.log(loss=float(flow), reading=float(read), alignment=float(aligned))
             if step % 600 == 599:
                 sample_with_average(model, average, vae, training.folder / "samples.png")
     sample_with_average(model, average, vae, training.folder / "samples.png")
