@@ -34,8 +34,8 @@ def quickstart(
         what `report.json` holds.
 
     Raises:
-        ValueError: if the folder was begun with other arguments, `minutes` is not above 0, or the curator keeps
-            fewer pairs than a batch.
+        ValueError: if the folder was begun with other arguments, `minutes` is not above 0, or the curator
+            keeps fewer pairs than a batch.
         FileNotFoundError: when the package was installed without its weights.
         LockedError: if another quickstart goes on in the folder, or another process writes to the run.
         RuntimeError: if the loss is not finite.

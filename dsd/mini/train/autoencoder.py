@@ -35,18 +35,24 @@ def canvases(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> Pixe
     """Panels in [-1, 1] put together as the models will meet them: alone, two side by side (also beside
     black), 2x2.
     """
+    pixels, layout = _panels(bank, rng, num_panels)
+    if layout == (1, 2):
+        pixels[1 : len(pixels) // 2 : 2] = -1.0
+    return compose(pixels, layout)
+
+
+def _panels(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> tuple[Pixels, tuple[int, int]]:
     characters = rng.integers(0, bank.num_characters, num_panels)
     panels = bank.panels(characters, rng.integers(0, VIEWS, num_panels))
-    pixels = torch.from_numpy(panels).permute(0, 3, 1, 2).float() / 127.5 - 1
     kind = rng.random()
-    if kind < 0.5:
-        return pixels
-    if kind < 0.75:
-        pairs = pixels.reshape(-1, 2, 3, 64, 64)
-        pairs[: len(pairs) // 2, 1] = -1.0
-        return torch.cat([pairs[:, 0], pairs[:, 1]], dim=-1)
-    grids = pixels.reshape(-1, 2, 2, 3, 64, 64).permute(0, 3, 1, 4, 2, 5)
-    return grids.reshape(-1, 3, 128, 128)
+    layout = (1, 1) if kind < 0.5 else (1, 2) if kind < 0.75 else (2, 2)
+    return torch.from_numpy(panels).permute(0, 3, 1, 2).float() / 127.5 - 1, layout
+
+
+def compose(panels: Float[Tensor, "n c h w"], layout: tuple[int, int]) -> Float[Tensor, "m c rh cw"]:
+    """Every so many panels, or their latents, as one canvas, row by row."""
+    canvas = panels.unflatten(0, (-1, *layout)).permute(0, 3, 1, 4, 2, 5)
+    return canvas.flatten(4, 5).flatten(2, 3)
 
 
 def _edges(x: Pixels) -> tuple[Tensor, Tensor]:
@@ -83,7 +89,11 @@ def train(work: Path, minutes: float) -> None:
 
 
 def train_decoder(work: Path, minutes: float) -> None:
-    """Refine the decoder alone, into `work/decoder`: the latents stay what the teacher was trained on."""
+    """Refine the decoder alone, into `work/decoder`: the latents stay what the teacher was trained on.
+
+    Grids and pairs are decoded from latents of panels that were encoded one by one, as teacher and student
+    draw them: group normalisation sees another canvas there than when the whole was encoded.
+    """
     vae = AutoencoderKL.from_pretrained(work / "autoencoder" / "vae")
     vae.encoder.requires_grad_(False)
     _fit(work, Training(work / "decoder", minutes), vae, vae.decoder, rate=7e-4)
@@ -103,14 +113,20 @@ def _fit(
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3),
     )
     for step in training.run(vae=vae, average=average, muon=muon, adam=adam):
-        pixels = canvases(bank, np.random.default_rng([1, step]), batch_panels)
+        rng = np.random.default_rng([1, step])
+        if trained is vae.decoder:
+            panels, layout = _panels(bank, rng, batch_panels)
+            pixels = compose(panels, layout)
+        else:
+            panels, layout = canvases(bank, rng, batch_panels), (1, 1)
+            pixels = panels
         for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
             for group in optimizer.param_groups:
                 group["lr"] = peak * training.rate()
             optimizer.zero_grad(set_to_none=True)
-        posterior = vae.encode(pixels).latent_dist
+        posterior = vae.encode(panels).latent_dist
         latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        reconstruction = reconstruction_loss(vae.decode(latents).sample, pixels)
+        reconstruction = reconstruction_loss(vae.decode(compose(latents, layout)).sample, pixels)
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         (reconstruction + KL_WEIGHT * kl).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

@@ -310,6 +310,7 @@ def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> flo
             scenes=torch.tensor(
                 [[SCENES.index(scene_of(c)) for c in prompt["panels"]] for prompt in written]
             ),
+            facts=None,
             rows=0,
             columns=0,
         )
