@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from dsd.backbones import Batch, Reference, Text
 from dsd.curators import Verdict
 from dsd.data.atomic import LockedError, lock
 from dsd.evaluation import held_out, small_world
-from dsd.quickstart import Recipe, clock, loop, quickstart, state
+from dsd.quickstart import Recipe, clock, loop, precision, quickstart, state
 
 METHODS = {"student", "text_only", "copy", "untrained", "ceiling"}
 SCORES = ("identity", "identity_encoder", "scene", "product")
@@ -368,6 +369,20 @@ def test_training_gets_what_the_rest_leaves(tmp_path, recipe, monkeypatch):
     assert made.time_left(num_pictures=50) == pytest.approx(0.15 * 600)
 
 
+@pytest.mark.parametrize(("slower", "expected"), [("bfloat16", "32-true"), ("float32", "bf16-mixed")])
+def test_the_precision_is_the_one_that_is_fast_here(monkeypatch, slower, expected):
+    linear = precision.functional.linear
+
+    def timed(rows, weight):
+        if rows.dtype == getattr(torch, slower):
+            time.sleep(0.02)
+        return linear(rows, weight)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision.functional, "linear", timed)
+    assert precision.fast_precision() == expected
+
+
 def test_counts_depend_on_the_minutes_alone():
     assert 400 <= Recipe().num_grids(12.0) <= 500
     assert Recipe().num_references(12.0) == 64
@@ -401,6 +416,7 @@ def test_the_embedded_model_in_a_few_seconds(tmp_path):
     told = check(tmp_path / "out", quickstart(tmp_path / "out", minutes=0.05, recipe=few))
     assert told["grids"] == 8
     assert told["training"]["steps"] >= 1
+    assert told["training"]["precision"] in ("32-true", "bf16-mixed")
 
 
 @pytest.mark.slow

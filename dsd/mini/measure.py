@@ -193,7 +193,7 @@ def _marks(
     """Pattern, body colour and pattern colour, from the pixels of the body that are not eyes."""
     pixels = lit[body]
     labels, centres = _two_colours(pixels)
-    if np.abs(centres[0] - centres[1]).max() < 0.16 or min(labels.mean(), 1 - labels.mean()) < 0.04:
+    if np.abs(centres[0] - centres[1]).max() < 0.16 or min(labels.mean(), 1 - labels.mean()) < 0.12:
         return "plain", np.median(pixels, 0), None
     best, score, cover = "plain", 0.3, np.zeros(len(pixels))
     for kind in PATTERNS[1:]:
@@ -228,8 +228,9 @@ def _ears(
     """The kind of ears: horns by their colour, all others by their silhouette."""
     if len(pixels) < 5:
         return best.ears
-    seen = np.median(pixels, 0)
-    if np.linalg.norm(seen - render.CREAM) < np.linalg.norm(seen - 0.88 * colour):
+    seen, flap = np.median(pixels, 0), 0.88 * colour
+    pale = render.CREAM - flap
+    if (seen - flap) @ pale > 0.33 * (pale**2).sum():  # a third: thin horns are blurred with what is behind
         return "horns"
     order = np.argsort(-overlap)
     return next(

@@ -213,11 +213,13 @@ class Loop:
         finished, record = self.out / "student", self.out / "training.json"
         if not finished.is_dir():
             from dsd.quickstart.clock import fit_for
+            from dsd.quickstart.precision import fast_precision
 
             if self.state.train_s is None:
                 self.state.train_s = self.time_left(num_pictures)
                 self.state.save()
             recipe = self.recipe
+            precision = fast_precision() if recipe.precision == "auto" else recipe.precision
             with self.state.step("training"):
                 data = dsd.PairDataModule(
                     self.run, batch_size=recipe.batch_size, curator=self.curator, encoded=True, seed=self.seed
@@ -227,11 +229,12 @@ class Loop:
                     self.student,
                     data,
                     self.out / "checkpoints",
-                    precision=recipe.precision,
+                    precision=precision,
                     warmup_share=recipe.warmup_share,
                     last_lr_share=recipe.last_lr_share,
                     checkpoint_s=recipe.checkpoint_s,
                 )
+                history |= {"precision": str(precision)}
                 replace_file(record, (json.dumps(history) + "\n").encode())
                 part = self.out / "student.part"
                 discard_folder(part)
@@ -265,7 +268,10 @@ class Loop:
                 "grids_consistent": measured.grids_consistent / max(1, measured.grids),
                 "scene": measured.panels_in_scene / max(1, measured.panels),
             },
-            "training": {"steps": len(history["losses"]), "seconds": history["seconds"]},
+            "training": {
+                "steps": len(history["losses"]),
+                **{key: history[key] for key in ("seconds", "precision")},
+            },
             "seconds_by_step": dict(self.state.seconds),
             "arguments": self.state.arguments,
             "cpu_count": os.cpu_count(),

@@ -97,7 +97,8 @@ def _stages(run: Run, facts: Mapping[str, Any], num_cases: int) -> list[dict[str
     training = {
         "base": recipe["base"],
         "conditioning": recipe["conditioning"],
-        **{key: recipe[key] for key in ("lr", "batch_size", "precision")},
+        **{key: recipe[key] for key in ("lr", "batch_size")},
+        "precision": facts["training"]["precision"],
         **recipe["student"],
     }
     others = [
