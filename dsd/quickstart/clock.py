@@ -108,7 +108,7 @@ class Clock(Callback):
             )
         self.losses.append(loss)
         elapsed = self.elapsed
-        self._bar.set_postfix_str(f", step {len(self.losses)}, loss {self._smoothed():.3f}", refresh=False)
+        self._bar.set_postfix_str(f"step {len(self.losses)}, loss {self._smoothed():.3f}", refresh=False)
         self._bar.update(min(round(elapsed), self._bar.total) - self._bar.n)
         if elapsed >= self.seconds:
             trainer.should_stop = True
