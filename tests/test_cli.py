@@ -332,6 +332,34 @@ def test_fit_resumes_to_the_same_student(trained, world, tmp_path):
     assert any(not torch.equal(halfway[name], truth[name]) for name in truth)
 
 
+def test_a_training_stopped_by_ctrl_c_goes_on(trained, monkeypatch, tmp_path):
+    import signal
+
+    import torch
+
+    from dsd.student import Student
+
+    config, whole = trained
+    steps, handler = [], signal.getsignal(signal.SIGINT)
+    real = Student.training_step
+
+    def stopped_at_the_fourth(self, batch, batch_idx):
+        steps.append(batch_idx)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "training_step", stopped_at_the_fourth)
+        done = Done("fit", "--config", config, "--out", tmp_path / "s")
+    assert done.status == 130
+    assert done.err.endswith("dsd fit: Interrupted. Call the command again: what was written stays.\n")
+    assert signal.getsignal(signal.SIGINT) is handler
+    ok("fit", "--config", config, "--out", tmp_path / "s", "--resume")
+    resumed, truth = weights(tmp_path / "s"), weights(whole)
+    assert all(torch.equal(resumed[name], truth[name]) for name in truth)
+
+
 def test_fit_takes_lightnings_objects_and_names_its_arguments(trained, tmp_path):
     config, _ = trained
     said = line("fit", "--config", config, "--out", tmp_path / "s", "--trainer.max_step", 2)

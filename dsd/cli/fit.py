@@ -42,6 +42,7 @@ def fit(
         ValueError: if nothing says how long to train, or `out` holds a training and `resume` is not set.
         FileNotFoundError: if there is nothing to resume.
         TypeError: if the trainer has no such argument.
+        KeyboardInterrupt: if the user stopped it; `resume` goes on from the last checkpoint.
     """
     folder = Path(out).expanduser()
     training = folder / "training"
@@ -62,13 +63,15 @@ def fit(
 
     from dsd import PairDataModule, Student
     from dsd.data.atomic import make_folder
+    from dsd.interrupts import interruptible
 
     module = PairDataModule(**data)
     module.setup()  # what is wrong with the data or the trainer shows before the model is loaded
     make_folder(training)
     loop = _trainer(settings, training, checkpoint_every_n_steps, pictures)
     learner = Student(**student)
-    loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
+    with interruptible(loop):
+        loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
     if loop.is_global_zero:
         learner.save_pretrained(folder, components=components)
     return f"{loop.global_step} steps in all; the student is in {folder}"

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import signal
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from dsd.backbones.base import Batch
 from dsd.data.atomic import make_folder
 from dsd.data.datamodule import PairDataModule
+from dsd.interrupts import interruptible
 from dsd.student import Student
 
 _SMOOTHING = 0.05  # of the loss that the progress bar shows
@@ -184,7 +184,7 @@ def fit_for(
             default_root_dir=folder,
         )
         resumed = str(checkpoint) if checkpoint.is_file() else None
-        with _interruptible(trainer):
+        with interruptible(trainer):
             trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
     return history(hand)
 
@@ -196,25 +196,6 @@ def history(clock: Clock) -> dict[str, Any]:
         "steps": list(range(1, len(clock.losses) + 1)),
         "losses": [round(loss, 6) for loss in clock.losses],
     }
-
-
-@contextmanager
-def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
-    """Ctrl-C stays Ctrl-C: Lightning makes an exit of it and is deaf to it from then on, or, in some
-    versions, returns as if all were done.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        if signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 @contextmanager
