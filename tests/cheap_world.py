@@ -55,7 +55,7 @@ class ParityCurator(curators.Curator):
 
     def judge(self, pair):
         time.sleep(self.pause_s)
-        red = pair.reference.getpixel((0, 0))[0] + pair.target.getpixel((0, 0))[0]
+        red = sum(image.convert("RGB").getpixel((0, 0))[0] for image in (pair.reference, pair.target))
         if red % 7 == 0:
             return Verdict(status="refused", reason="seven")
         return Verdict(keep=red % self.modulus == 0, score=red / 510, reason=f"red {red}", cost_usd=0.25)

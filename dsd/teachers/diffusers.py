@@ -29,7 +29,7 @@ class DiffusersTeacher(Teacher):
         num_inference_steps: steps of the sampler; None for the pipeline's default.
         guidance_scale: None for the pipeline's default.
         batch_size: grids drawn at once.
-        dtype: of the weights, such as "bfloat16".
+        dtype: of the weights; None for "float32" on a CPU and "bfloat16" elsewhere.
         device: such as "cuda:1"; by default a GPU if there is one. Ignored for a pipeline that is given,
             which stays.
         offload: "model" or "sequential" to keep most weights in main memory.
@@ -140,11 +140,12 @@ class DiffusersTeacher(Teacher):
                 f"There is no folder {source!r}. Give a diffusers folder, a Hub id such as "
                 "'black-forest-labs/FLUX.1-dev', or 'mini'."
             )
-        dtype = getattr(torch, self.dtype, None) if self.dtype else None
-        if self.dtype and not isinstance(dtype, torch.dtype):
-            raise ValueError(
-                f"Unknown dtype {self.dtype!r}. Use one such as 'float32', 'bfloat16' or 'float16'."
-            )
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # Without a dtype, diffusers loads its models in float32 and transformers its own as they were saved.
+        name = self.dtype or ("float32" if device == "cpu" else "bfloat16")
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"Unknown dtype {name!r}. Use one such as 'float32', 'bfloat16' or 'float16'.")
         options = {"torch_dtype": dtype, "revision": self.revision, "use_safetensors": True}
         options = {key: value for key, value in options.items() if value is not None}
         try:
@@ -152,7 +153,7 @@ class DiffusersTeacher(Teacher):
         except ValueError:  # a pipeline that the automatic class does not know
             logger.info("%s is not in AutoPipelineForText2Image; loading it as DiffusionPipeline", source)
             pipeline = DiffusionPipeline.from_pretrained(source, **options)
-        return self._place(pipeline, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return self._place(pipeline, device)
 
     def _place(self, pipeline: Any, device: str) -> Any:
         if self.offload == "model":

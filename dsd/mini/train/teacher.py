@@ -5,6 +5,7 @@ in contexts that differ, put together from latents. The `guidance` part then dis
 into the guidance input, as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
 """
 
+import json
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -411,7 +412,15 @@ def sample_with_average(
 
 
 def export(work: Path, folder: Path, part: str) -> None:
-    """Write the averaged weights of `work/PART` as a float16 `FluxPipeline` folder."""
+    """Write the averaged weights of `work/PART` as a float16 `FluxPipeline` folder.
+
+    The configurations of the text encoders say float32: transformers loads what they say, and diffusers loads
+    float32 when it is not told; so `from_pretrained` without a dtype gives a pipeline that works.
+    """
     model = load_teacher(work)
     model.load_state_dict(torch.load(work / part / "checkpoint.pt", weights_only=True)["average"])
     assemble(model.half(), load_vae(work).half()).save_pretrained(folder)
+    for name in ("text_encoder", "text_encoder_2"):
+        path = folder / name / "config.json"
+        config = {**json.loads(path.read_text()), "dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
