@@ -116,7 +116,10 @@ class Loop:
         """A student as it is before training; made only if it is needed."""
         settings = {"frame_size": _FRAME, "seed": self.seed, **self.recipe.student}
         return dsd.Student(
-            base=self.recipe.base, conditioning=self.recipe.conditioning, lr=self.recipe.lr, **settings
+            base=self.recipe.student_base,
+            conditioning=self.recipe.conditioning,
+            lr=self.recipe.lr,
+            **settings,
         )
 
     @cached_property
@@ -153,7 +156,7 @@ class Loop:
         with step("encoding"):
             done = dsd.encode(
                 run,
-                backbone=recipe.base,
+                backbone=recipe.student_base,
                 conditioning=recipe.conditioning,
                 policy=self.curator,
                 batch_size=32,

@@ -13,6 +13,7 @@ class Recipe:
         base: the model that is teacher and student: "mini", or another FLUX model that knows the small world.
         grids_per_minute: grids drawn for each minute that the whole is to take.
         teacher: further arguments of the teacher `diffusers`.
+        backbone: further arguments of the backbone `flux`, for the student.
         curator: a curator's name or spec.
         conditioning: a conditioning's name or spec.
         student: further arguments of `Student`; without "lora" the whole denoiser is trained.
@@ -40,6 +41,7 @@ class Recipe:
             "dtype": "float32",
         }
     )
+    backbone: Mapping[str, Any] = field(default_factory=lambda: {"max_text_tokens": 24})
     curator: str | Mapping[str, Any] = "embedding"
     conditioning: str | Mapping[str, Any] = "parallel"
     student: Mapping[str, Any] = field(
@@ -58,6 +60,11 @@ class Recipe:
     full_minutes: float = 6.0
     extractor: Any = "mini"
     workers: int = 2
+
+    @property
+    def student_base(self) -> dict[str, Any]:
+        """The spec of the student's backbone."""
+        return {"name": "flux", "base": self.base, **self.backbone}
 
     def num_grids(self, minutes: float) -> int:
         """How many grids are drawn."""
