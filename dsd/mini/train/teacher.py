@@ -9,23 +9,23 @@ import json
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from dsd.mini.train import text
-from dsd.mini.train.align import Aligner, Facts, facts_of
-from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
+from dsd.mini.train.align import Aligner
+from dsd.mini.train.bank import PanelBank
+from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, LatentBank, batch_size, examples, text_length
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
-from dsd.mini.world import SCENES, describe, describe_scene, grid_text, scene_of, write_grid_prompt
+from dsd.mini.world import SCENES, scene_of, write_grid_prompt
 
 CONFIG = {
     "in_channels": 64,
@@ -38,15 +38,6 @@ CONFIG = {
     "guidance_embeds": True,
     "axes_dims_rope": (4, 14, 14),
 }
-LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
-SHARES = {"2x2": 0.7, "1x2": 0.2, "1x1": 0.1}
-BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
-TEXT_DROPOUT = 0.1
-LENGTHS = {"2x2": 52, "1x2": 36, "1x1": 20}
-"""T5 tokens that the longest prompts need."""
-MEDIUM_EVERY, LONG_EVERY, LONG_BATCH = 6, 25, 6
-"""Every so often prompts are padded to 64 tokens, or to 512 as `FluxPipeline` does by default, so that
-padding means nothing."""
 TIMES = (0.7, 1.2)
 """Mean and deviation of logit(t). In so small a picture only much noise hides which scene and whom it shows:
 around t = 0.5 the text would hardly be needed, nor learned."""
@@ -59,95 +50,6 @@ ALIGNMENT = 0.1
 GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
-
-
-class LatentBank:
-    """Latents (characters, 8, 16, 8, 8) of a `PanelBank`, scaled to unit variance; encoded once, kept on
-    disk.
-    """
-
-    def __init__(self, folder: Path, bank: PanelBank, vae: AutoencoderKL) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.num_characters = bank.num_characters
-        chunks = []
-        for start in range(0, bank.num_characters, CHUNK):
-            path = folder / f"latents-{start // CHUNK:04d}.npy"
-            if not path.exists():
-                latents = [_encode(vae, bank, c) for c in range(start, start + CHUNK, 10)]
-                part = path.with_suffix(".part.npy")
-                np.save(part, np.concatenate(latents).astype(np.float16))
-                part.rename(path)
-            chunks.append(np.load(path))
-        self.latents = np.concatenate(chunks)
-
-
-@torch.no_grad()
-def _encode(vae: AutoencoderKL, bank: PanelBank, first: int) -> np.ndarray:
-    characters, views = np.repeat(np.arange(first, first + 10), VIEWS), np.tile(np.arange(VIEWS), 10)
-    pixels = torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = vae.encode(pixels).latent_dist.mode()
-    scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-    return scaled.reshape(10, VIEWS, *latents.shape[1:]).numpy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Packed latents of one layout, the prompts that describe them, and the scenes in which a prompt puts the
-    panels (-100 where the prompt is empty).
-    """
-
-    x_0: Float[Tensor, "n tokens 64"]
-    prompts: list[str]
-    layout: str
-    scenes: Int[Tensor, "n panels"]
-    facts: Facts | None
-    rows: int
-    columns: int
-
-
-def examples(bank: LatentBank, step: int, count: int | None = None, layout: str | None = None) -> Examples:
-    """The training pictures of a step; the same ones for the same step on every machine."""
-    rng = random.Random(f"examples:{step}")
-    layout = layout or rng.choices(list(SHARES), list(SHARES.values()))[0]
-    rows, columns = LAYOUTS[layout]
-    prompts, canvases, named, known = [], [], [], []
-    for _ in range(count or BATCH[layout]):
-        index = rng.randrange(bank.num_characters)
-        views = rng.sample(range(VIEWS), rows * columns)
-        places = contexts(index)
-        scenes = [describe_scene(places[view].scene, rng) for view in views]
-        prompt = grid_text(describe(character(index), rng), scenes, layout, rng)
-        prompts.append("" if rng.random() < TEXT_DROPOUT else text.punctuate(prompt, rng))
-        named.append([SCENES.index(places[view].scene) if prompts[-1] else -100 for view in views])
-        canvases.append(bank.latents[index, views])
-        known.append([facts_of(character(index), places[view]) for view in views])
-    panels = torch.from_numpy(np.stack(canvases)).float().unflatten(1, (rows, columns))
-    canvas = panels.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    n, c, h, w = canvas.shape
-    return Examples(
-        x_0=FluxPipeline._pack_latents(canvas, n, c, h, w),
-        prompts=prompts,
-        layout=layout,
-        scenes=torch.tensor(named),
-        facts=Facts(
-            classes=torch.tensor([[classes for classes, _ in row] for row in known]),
-            numbers=torch.tensor([[numbers for _, numbers in row] for row in known]),
-        ),
-        rows=h // 2,
-        columns=w // 2,
-    )
-
-
-def text_length(layout: str, step: int) -> int:
-    """How many T5 tokens the prompts of a step are padded to."""
-    if step % LONG_EVERY == LONG_EVERY - 1:
-        return 512
-    return text.T5_LENGTH if step % MEDIUM_EVERY == 0 else LENGTHS[layout]
-
-
-def batch_size(step: int) -> int | None:
-    """A small batch where prompts are long; else the layout's own."""
-    return LONG_BATCH if step % LONG_EVERY == LONG_EVERY - 1 else None
 
 
 class Reader(nn.Module):
