@@ -225,10 +225,8 @@ class Student(LightningModule):
             raise ValueError(f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw' or a function.")
         if self.warmup_steps == 0:
             return optimizer
-        warm_up = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / self.warmup_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warm_up, "interval": "step"}}
+        rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / self.warmup_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rise, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the running average follow."""
