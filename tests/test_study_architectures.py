@@ -314,8 +314,9 @@ def test_equal_compute_is_equal():
 
 
 def probe(**changed):
-    numbers = dict.fromkeys(Probe.__dataclass_fields__, 1)
-    return Probe(**{**numbers, "step_tflop": 1.0, "step_s": 1.0, "student": {}, "trained": "", **changed})
+    whole = ("num_tokens", "peak_bytes", "base_parameters", "added_parameters", "trained_parameters")
+    numbers = {name: 1 if name in whole else 1.0 for name in Probe.__dataclass_fields__}
+    return Probe(**{**numbers, "student": {}, "trained": "", **changed})
 
 
 def test_the_steps_fill_the_time():
@@ -336,10 +337,10 @@ def test_what_is_trained_comes_near_the_budget(name, budget, tiny_flux):
     base = backbones.load(str(tiny_flux), parts=("denoiser",)).denoiser
     wanted = budget or sum(p.numel() for p in base.parameters())
     added = sum(p.numel() for p in student.conditioning.trained(student.denoiser).values())
-    if budget is None or added < budget * 0.5:
-        assert 0.7 < trained / wanted < 1.3
+    if added:
+        assert 0.7 < trained / wanted < 1.3 or trained == added > wanted
     else:
-        assert trained <= max(added * 1.01, wanted * 1.3)
+        assert 0.7 < trained / wanted < 1.3 or arguments["lora"]["rank"] == 1
 
 
 def test_peak_memory_is_exact():

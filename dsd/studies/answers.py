@@ -85,20 +85,16 @@ def draw(
 def canvas_noise(
     conditioning: Conditioning, frame: tuple[int, int, int], seeds: Sequence[int]
 ) -> Float[torch.Tensor, "b c h w"]:
-    """Initial noise of a canvas: that of the target's frame first, then the other frames'.
+    """Initial noise of canvases; the target's frame has the same for every conditioning.
 
     Args:
         conditioning: whose canvas.
         frame: shape of a frame's latents.
         seeds: of each picture.
     """
-    others = [name for name in conditioning.frames if name != "target"]
-    drawn = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        noise = {name: torch.randn(frame, generator=generator) for name in ("target", *others)}
-        drawn.append(torch.cat([noise[name] for name in conditioning.frames], dim=conditioning.frame_axis))
-    return torch.stack(drawn)
+    blank = torch.cat([torch.zeros(1, *frame)] * len(conditioning.frames), dim=conditioning.frame_axis)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.cat([conditioning.noise(blank, generator) for generator in generators])
 
 
 def score(

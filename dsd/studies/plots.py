@@ -15,7 +15,8 @@ _LETTER = 6.6  # width of one, about
 _COLOURS = ("#0b7566", "#b4470f", "#5a4fb0", "#a3266b", "#2f6fb3", "#7a6a00", "#4d5b66")
 _AT_NIGHT = ("#55c9b5", "#f0a06c", "#a79df5", "#ee86bb", "#7db6ee", "#d6c24a", "#a9b7c2")
 
-Points = Sequence[tuple[float, float]]
+Number = float | int
+Points = Sequence[tuple[Number, Number]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,11 @@ def lines(series: Sequence[Line], x_label: str, y_label: str, *, description: st
 
 
 def dots(
-    rows: Sequence[tuple[str, Mapping[str, tuple[float, float, float]]]],
+    rows: Sequence[tuple[str, Mapping[str, tuple[Number, Number, Number]]]],
     x_label: str,
     *,
     description: str,
-    rules: Mapping[str, float] | None = None,
+    rules: Mapping[str, Number] | None = None,
 ) -> Markup:
     """One row a name, with a dot and an interval for each of its values.
 
@@ -115,40 +116,40 @@ def standalone(drawing: Markup) -> str:
 class _Place:
     """Turns data into places."""
 
-    data_x: tuple[float, float]
-    data_y: tuple[float, float]
-    page_x: tuple[float, float]
-    page_y: tuple[float, float]
+    data_x: tuple[Number, Number]
+    data_y: tuple[Number, Number]
+    page_x: tuple[Number, Number]
+    page_y: tuple[Number, Number]
 
-    def x(self, value: float) -> float:
+    def x(self, value: Number) -> float:
         return _between(value, self.data_x, self.page_x)
 
-    def y(self, value: float) -> float:
+    def y(self, value: Number) -> float:
         return _between(value, self.data_y, self.page_y)
 
 
-def _between(value: float, data: tuple[float, float], page: tuple[float, float]) -> float:
+def _between(value: Number, data: tuple[Number, Number], page: tuple[Number, Number]) -> float:
     return page[0] + (value - data[0]) / ((data[1] - data[0]) or 1) * (page[1] - page[0])
 
 
-def _range(values: Sequence[float], room: float = 0.0) -> tuple[float, float]:
+def _range(values: Sequence[Number], room: float = 0.0) -> tuple[float, float]:
     low, high = min(values), max(values)
     spare = room * (high - low) or (0.0 if high > low else abs(high) * 0.1 or 0.5)
-    return low - spare, high + spare
+    return float(low - spare), float(high + spare)
 
 
-def _rule(left: float, right: float, y: float, text: str) -> str:
+def _rule(left: Number, right: Number, y: Number, text: str) -> str:
     line = f'<line class="rule" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
     return line + _text(left - 8, y + 4, text, "end")
 
 
-def _tick(x: float, bottom: float, text: str, top: float | None = None) -> str:
+def _tick(x: Number, bottom: Number, text: str, top: Number | None = None) -> str:
     kind, end = ("tick", bottom + 5) if top is None else ("rule", top)
     line = f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{end}"/>'
     return line + _text(x, bottom + 18, text, "middle")
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+def _text(x: Number, y: Number, text: str, anchor: str = "start", kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
     return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{Markup.escape(text)}</text>'
 
