@@ -116,17 +116,17 @@ class Table:
         return table
 
 
-def two_decimals(value: float) -> str:
+def two_decimals(value: float | int) -> str:
     """As in 0.71."""
     return f"{value:.2f}"
 
 
-def three_digits(value: float) -> str:
+def three_digits(value: float | int) -> str:
     """As in 0.0123, 4.56 or 789."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def millions(value: float) -> str:
+def millions(value: float | int) -> str:
     """As in 5.24 M or 1.20 B."""
     return f"{value / 1e6:.2f}\N{NO-BREAK SPACE}M" if value < 1e9 else f"{value / 1e9:.2f}\N{NO-BREAK SPACE}B"
 
