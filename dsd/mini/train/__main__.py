@@ -36,13 +36,13 @@ def main() -> None:
         return
     if arguments.minutes is None:
         parser.error(f"{arguments.part} needs --minutes: how long to train in all")
-    from dsd.mini.train import autoencoder, identity, teacher
+    from dsd.mini.train import autoencoder, guidance, identity, teacher
 
     train = {
         "autoencoder": autoencoder.train,
         "decoder": autoencoder.train_decoder,
         "teacher": teacher.train,
-        "guidance": teacher.guide,
+        "guidance": guidance.train,
         "identity": identity.train,
     }[arguments.part]
     train(arguments.work, arguments.minutes)

@@ -1,8 +1,7 @@
 """Trains the small world's teacher: a FLUX transformer and its two text encoders, together, by flow matching.
 
 Panels are encoded once; a training picture is one panel, two side by side or four in a grid, of one character
-in contexts that differ, put together from latents. The `guidance` part then distils classifier-free guidance
-into the guidance input, as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
+in contexts that differ, put together from latents. `dsd.mini.train.guidance` then distils guidance into it.
 """
 
 import json
@@ -47,7 +46,6 @@ READING = 0.1
 """Weight of the loss by which the T5 encoder learns early which scene the prompt puts in which panel."""
 ALIGNMENT = 0.1
 """Weight of the loss of `Aligner`."""
-GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
 
@@ -134,21 +132,23 @@ def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
     )
 
 
-def _noise(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Times of a batch, its noise and its noisy latents."""
     mean, deviation = TIMES
     t = torch.sigmoid(mean + deviation * torch.randn(len(batch.prompts), generator=generator))
     noise = torch.randn(batch.x_0.shape, generator=generator)
     return t, noise, torch.lerp(batch.x_0, noise, t[:, None, None])
 
 
-def _is_inner(name: str) -> bool:
+def is_inner(name: str) -> bool:
+    """Whether the weight of that name is one of the matrices inside the blocks."""
     if "relative_attention_bias" in name:
         return False
     return ("blocks." in name and "norm" not in name) or ".layers." in name or ".block." in name
 
 
 def _optimizers(model: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    matrices, others = split_parameters(model, _is_inner)
+    matrices, others = split_parameters(model, is_inner)
     return Muon(matrices, lr=2 * rate), torch.optim.AdamW(
         others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3
     )
@@ -174,13 +174,13 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
             batch = coming.result() if coming else examples(bank, step, batch_size(step))
             coming = ahead.submit(examples, bank, step + 1, batch_size(step + 1))
-            t, noise, x_t = _noise(batch, torch.Generator().manual_seed(step))
+            t, noise, x_t = noised(batch, torch.Generator().manual_seed(step))
             for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * training.rate()
                 optimizer.zero_grad(set_to_none=True)
             length = text_length(batch.layout, step)
-            v, tokens = model(x_t, t, torch.full_like(t, GUIDANCE[0]), batch, batch.prompts, length)
+            v, tokens = model(x_t, t, torch.ones_like(t), batch, batch.prompts, length)
             loss = (v - (noise - batch.x_0)).square().mean()
             reading = model.reader(tokens, batch)
             assert batch.facts is not None
@@ -209,6 +209,7 @@ def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> flo
         batch = Examples(
             x_0=torch.zeros(64, 0, 64),
             prompts=[text.punctuate(prompt["text"], rng) for prompt in written],
+            captions=[str(c) for prompt in written for c in prompt["panels"]],
             layout=layout,
             scenes=torch.tensor(
                 [[SCENES.index(scene_of(c)) for c in prompt["panels"]] for prompt in written]
@@ -235,50 +236,6 @@ def load_teacher(work: Path) -> Teacher:
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
     )
-
-
-def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
-    """Distil guidance into the trained teacher's guidance input, into `work/guidance`."""
-    vae = load_vae(work)
-    bank = LatentBank(work / "latents", PanelBank(work / "panels", 6000), vae)
-    model, frozen = load_teacher(work), load_teacher(work)
-    source = torch.load(work / "teacher" / "checkpoint.pt", weights_only=True)["average"]
-    model.load_state_dict(source)
-    frozen.load_state_dict(source)
-    frozen.requires_grad_(False)
-    model.text_encoder.requires_grad_(False)
-    model.text_encoder_2.requires_grad_(False)
-    average = Average(model, 0.995)
-    optimizer = torch.optim.AdamW(
-        model.transformer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0
-    )
-    training = Training(work / "guidance", minutes, warmup_steps=20)
-    losses: list[float] = []
-    for step in training.run(model=model, average=average, optimizer=optimizer):
-        batch = examples(bank, 10_000_000 + step, batch_size(step))
-        length = text_length(batch.layout, step)
-        generator = torch.Generator().manual_seed(10_000_000 + step)
-        t, _, x_t = _noise(batch, generator)
-        guidance = GUIDANCE[0] + (GUIDANCE[1] - GUIDANCE[0]) * torch.rand(len(t), generator=generator)
-        with torch.no_grad():
-            one = torch.ones_like(t)
-            short = LENGTHS[batch.layout]
-            conditional, _ = frozen(x_t, t, one, batch, batch.prompts, short)
-            free, _ = frozen(x_t, t, one, batch, [""] * len(t), short)
-            wanted = free + guidance[:, None, None] * (conditional - free)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * training.rate()
-        v, _ = model(x_t, t, guidance, batch, batch.prompts, length)
-        loss = (v - wanted).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        losses.append(float(loss.detach()))
-        if step % 50 == 49:
-            training.log(loss=float(np.mean(losses[-50:])))
-    sample_with_average(model, average, vae, training.folder / "samples.png", guidance=3.5)
 
 
 @torch.no_grad()
