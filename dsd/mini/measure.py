@@ -19,7 +19,7 @@ from scipy import ndimage
 from dsd.mini import render
 from dsd.mini.world import EARS, PATTERNS, SCENES, SHAPES, Character, Context
 
-SAME = 0.8
+SAME = 0.78
 """Two panels show one character when their `identity` reaches this (see docs/mini.md for how it was
 chosen)."""
 _BORDER = np.r_[0:5, 59:64]
