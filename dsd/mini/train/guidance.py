@@ -25,7 +25,7 @@ from dsd.mini.train.teacher import Teacher, is_inner, load_teacher, load_vae, no
 GUIDANCE = (1.0, 5.0)
 USUAL = 3.5
 """The value that pictures are drawn with by default; half of the examples have it."""
-TEXT_SHARE, PANEL_SHARE = 0.5, 0.8
+TEXT_SHARE, PANEL_SHARE = 0.7, 0.8
 """Text guidance is 1 + TEXT_SHARE (g - 1), panel guidance PANEL_SHARE (g - 1), where the input says g."""
 
 
