@@ -120,6 +120,24 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     )
 
 
+def apart(tokens: Float[Tensor, "n tokens d"], layout: tuple[int, int]) -> Float[Tensor, "m panel_tokens d"]:
+    """The packed latents of each panel of a grid."""
+    rows, columns = layout
+    side = PANEL_TOKENS
+    cut = tokens.unflatten(1, (rows, side, columns, side)).transpose(2, 3)
+    return cut.flatten(3, 4).flatten(0, 2)
+
+
+def at_once(
+    panels: Float[Tensor, "m panel_tokens d"], layout: tuple[int, int]
+) -> Float[Tensor, "n tokens d"]:
+    """The inverse of `apart`."""
+    rows, columns = layout
+    side = PANEL_TOKENS
+    grids = panels.unflatten(0, (-1, rows, columns)).unflatten(3, (side, side)).transpose(2, 3)
+    return grids.flatten(1, 4)
+
+
 def text_length(layout: str, step: int) -> int:
     """How many T5 tokens the prompts of a step are padded to."""
     if step % LONG_EVERY == LONG_EVERY - 1:

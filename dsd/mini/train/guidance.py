@@ -12,12 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from dsd.mini.train.align import PANEL_TOKENS
 from dsd.mini.train.bank import PanelBank
-from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, LatentBank, batch_size, examples, text_length
+from dsd.mini.train.examples import (
+    LAYOUTS,
+    LENGTHS,
+    Examples,
+    LatentBank,
+    apart,
+    at_once,
+    batch_size,
+    examples,
+    text_length,
+)
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.train.teacher import Teacher, is_inner, load_teacher, load_vae, noised, sample_with_average
@@ -87,21 +95,3 @@ def guided(model: Teacher, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Exam
         velocity = velocity + PANEL_SHARE * strength * (together - at_once(alone, layout))
     wanted: Tensor = velocity
     return wanted
-
-
-def apart(tokens: Float[Tensor, "n tokens d"], layout: tuple[int, int]) -> Float[Tensor, "m panel_tokens d"]:
-    """The packed latents of each panel of a grid."""
-    rows, columns = layout
-    side = PANEL_TOKENS
-    cut = tokens.unflatten(1, (rows, side, columns, side)).transpose(2, 3)
-    return cut.flatten(3, 4).flatten(0, 2)
-
-
-def at_once(
-    panels: Float[Tensor, "m panel_tokens d"], layout: tuple[int, int]
-) -> Float[Tensor, "n tokens d"]:
-    """The inverse of `apart`."""
-    rows, columns = layout
-    side = PANEL_TOKENS
-    grids = panels.unflatten(0, (-1, rows, columns)).unflatten(3, (side, side)).transpose(2, 3)
-    return grids.flatten(1, 4)
