@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from scipy import ndimage
 
@@ -25,6 +25,8 @@ chosen)."""
 _BORDER = np.r_[0:5, 59:64]
 _HORIZONS = np.arange(38.0, 51.0)
 _CELLS = 32
+_TEMPERATURE = 0.02
+"""How much overlap makes one body or one kind of ears likelier than another by a factor of e."""
 _WEIGHTS = {
     "shape": 0.25,
     "ears": 0.15,
@@ -41,9 +43,11 @@ Panel = Float[np.ndarray, "64 64 3"]
 class Measurement:
     """What was read off one panel.
 
-    `colour` and `pattern_colour` are RGB in [0, 1] with the light taken out; `pattern_colour` is None on a
-    plain body. `fit` is the overlap (intersection over union) of the silhouette and the best body in the
-    table; a picture without any character has the shape "none" and a fit of 0.
+    `shapes` and `ear_kinds` say how likely each of `SHAPES` and `EARS` is, and `shape` and `ears` are the
+    likeliest: a blurred outline fits several. `colour` and `pattern_colour` are RGB in [0, 1] with the light
+    taken out; `pattern_colour` is None on a plain body. `fit` is the overlap (intersection over union) of the
+    silhouette and the best body in the table; a picture without any character has the shape "none" and a fit
+    of 0.
     """
 
     scene: str
@@ -55,6 +59,8 @@ class Measurement:
     pattern_colour: tuple[float, float, float] | None
     proportions: float
     fit: float
+    shapes: tuple[float, ...]
+    ear_kinds: tuple[float, ...]
 
 
 def as_panel(image: Image.Image) -> Panel:
@@ -218,24 +224,30 @@ def _place(template: _Template, left: float, top: float, side: float) -> tuple[n
     return (cos * dx + sin * dy) / scale, (-sin * dx + cos * dy) / scale
 
 
-def _ears(
-    pixels: np.ndarray,
-    colour: np.ndarray,
-    best: _Template,
-    overlap: np.ndarray,
-    templates: tuple[_Template, ...],
-) -> str:
-    """The kind of ears: horns by their colour, all others by their silhouette."""
+@cache
+def _kinds() -> tuple[Int[np.ndarray, " templates"], Int[np.ndarray, " templates"]]:
+    _, templates = _templates()
+    return (
+        np.array([SHAPES.index(template.shape) for template in templates]),
+        np.array([EARS.index(template.ears) for template in templates]),
+    )
+
+
+def _likely(overlaps: Float[np.ndarray, " kinds"]) -> Float[np.ndarray, " kinds"]:
+    raised = np.exp((overlaps.astype(np.float64) - overlaps.max()) / _TEMPERATURE)
+    return raised / raised.sum()
+
+
+def _ears(pixels: np.ndarray, colour: np.ndarray, overlaps: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:
+    """How likely each kind of ears is: horns by their colour, all others by their silhouette."""
+    horns = np.arange(len(EARS)) == EARS.index("horns")
     if len(pixels) < 5:
-        return best.ears
+        return _likely(overlaps)
     seen, flap = np.median(pixels, 0), 0.88 * colour
     pale = render.CREAM - flap
     if (seen - flap) @ pale > 0.33 * (pale**2).sum():  # a third: thin horns are blurred with what is behind
-        return "horns"
-    order = np.argsort(-overlap)
-    return next(
-        templates[i].ears for i in order if templates[i].ears != "horns" and templates[i].shape == best.shape
-    )
+        return horns.astype(float)
+    return _likely(np.where(horns, -1.0, overlaps))
 
 
 def measure(image: Image.Image) -> Measurement:
@@ -250,7 +262,7 @@ def measure(image: Image.Image) -> Measurement:
     if mask.sum() < 60:
         return Measurement(
             scene=scene, light=light, shape="none", ears="none", pattern="none", colour=(0.0, 0.0, 0.0),
-            pattern_colour=None, proportions=0.0, fit=0.0,
+            pattern_colour=None, proportions=0.0, fit=0.0, shapes=(), ear_kinds=(),
         )  # fmt: skip
     cells, (top, left, side) = _crop(mask)
     masks, templates = _templates()
@@ -264,12 +276,17 @@ def measure(image: Image.Image) -> Measurement:
     if body.sum() < 20:
         body = mask
     pattern, colour, marks = _marks(lit, body, x * render.RADIUS_PX, y * render.RADIUS_PX)
-    ears = _ears(lit[mask & (distance > 0.15)], colour, best, overlap, templates)
+    of_shape, of_ears = _kinds()
+    shapes = _likely(np.array([overlap[of_shape == k].max() for k in range(len(SHAPES))]))
+    this = overlap * (of_shape == SHAPES.index(best.shape))
+    kinds = np.array([this[of_ears == k].max() for k in range(len(EARS))])
+    ears = _ears(lit[mask & (distance > 0.15)], colour, kinds)
     return Measurement(
-        scene=scene, light=light, shape=best.shape, ears=ears, pattern=pattern,
+        scene=scene, light=light, shape=best.shape, ears=EARS[int(ears.argmax())], pattern=pattern,
         colour=(float(colour[0]), float(colour[1]), float(colour[2])),
         pattern_colour=None if marks is None else (float(marks[0]), float(marks[1]), float(marks[2])),
         proportions=best.width / best.height, fit=float(overlap.max()),
+        shapes=tuple(map(float, shapes)), ear_kinds=tuple(map(float, ears)),
     )  # fmt: skip
 
 
@@ -278,6 +295,11 @@ def _near(a: Sequence[float] | None, b: Sequence[float] | None) -> float:
     if a is None or b is None:
         return float(a is None and b is None)
     return max(0.0, 1.0 - float(np.linalg.norm(np.subtract(a, b))) / 0.5)
+
+
+def _shared(p: Sequence[float], q: Sequence[float]) -> float:
+    """Bhattacharyya's coefficient of two distributions: 1 for the same, 0 for disjoint ones."""
+    return float(np.sqrt(np.multiply(p, q)).sum())
 
 
 def _colours_alike(a: Measurement, b: Measurement) -> tuple[float, float]:
@@ -300,14 +322,15 @@ def identity(a: Measurement, b: Measurement) -> float:
         return 0.0
     colour, pattern_colour = _colours_alike(a, b)
     parts = {
-        "shape": float(a.shape == b.shape),
-        "ears": float(a.ears == b.ears),
+        "shape": _shared(a.shapes, b.shapes),
+        "ears": _shared(a.ear_kinds, b.ear_kinds),
         "pattern": float(a.pattern == b.pattern),
         "colour": colour,
         "pattern_colour": pattern_colour,
         "proportions": max(0.0, 1 - abs(np.log(a.proportions / b.proportions)) / np.log(1.7)),
     }
-    return float(sum(_WEIGHTS[name] * value for name, value in parts.items()))
+    total = sum(_WEIGHTS[name] * value for name, value in parts.items())
+    return round(float(total), 9)  # exactly 1 for a copy
 
 
 def consistent(panels: Sequence[Image.Image]) -> bool:

@@ -45,16 +45,22 @@ class Recipe:
     curator: str | Mapping[str, Any] = "embedding"
     conditioning: str | Mapping[str, Any] = "parallel"
     student: Mapping[str, Any] = field(
-        default_factory=lambda: {"ema_decay": 0.99, "text_dropout": 0.05, "reference_dropout": 0.05}
+        default_factory=lambda: {
+            "ema_decay": 0.99,
+            "text_dropout": 0.05,
+            "reference_dropout": 0.05,
+            "guidance": 3.5,  # as the pairs were drawn
+            "time_sampling": {"law": "logit_normal", "mean": 0.7, "std": 1.2},
+        }
     )
-    lr: float = 5e-4
+    lr: float = 1e-3
     warmup_share: float = 0.03
     last_lr_share: float = 0.02
     batch_size: int = 32
     precision: Any = "auto"
     checkpoint_s: float = 30.0
     sampling: Mapping[str, Any] = field(
-        default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 1.0}
+        default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 3.5}
     )
     references: int = 64
     full_minutes: float = 6.0

@@ -10,7 +10,9 @@ Each goes on from its checkpoint when it is started again, with the same or a lo
 """
 
 import argparse
+import inspect
 from pathlib import Path
+from typing import Any
 
 PARTS = ("autoencoder", "decoder", "teacher", "guidance", "identity", "export")
 
@@ -29,6 +31,12 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, help="length of the whole training, earlier runs of it counted in"
     )
+    parser.add_argument("--rate", type=float, help="highest learning rate, in the place of the part's own")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin the curve of the learning rate anew at the checkpoint",
+    )
     parser.add_argument("--to", type=Path, default=Path("dsd/mini/weights"), help="where `export` writes")
     arguments = parser.parse_args()
     if arguments.part == "export":
@@ -36,16 +44,20 @@ def main() -> None:
         return
     if arguments.minutes is None:
         parser.error(f"{arguments.part} needs --minutes: how long to train in all")
-    from dsd.mini.train import autoencoder, identity, teacher
+    from dsd.mini.train import autoencoder, guidance, identity, teacher
 
-    train = {
+    train: Any = {
         "autoencoder": autoencoder.train,
         "decoder": autoencoder.train_decoder,
         "teacher": teacher.train,
-        "guidance": teacher.guide,
+        "guidance": guidance.train,
         "identity": identity.train,
     }[arguments.part]
-    train(arguments.work, arguments.minutes)
+    options = {"rate": arguments.rate, "restart": arguments.restart or None}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options.keys() - inspect.signature(train).parameters.keys():
+        parser.error(f"{arguments.part} has no --{name}")
+    train(arguments.work, arguments.minutes, **options)
 
 
 def export(work: Path, folder: Path) -> None:

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsd.mini.train import text
-from dsd.mini.train.align import Facts, facts_of
+from dsd.mini.train.align import PANEL_TOKENS, Facts, facts_of
 from dsd.mini.train.autoencoder import compose
 from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
-from dsd.mini.world import SCENES, describe, describe_scene, grid_text
+from dsd.mini.world import SCENES, caption, describe, describe_scene, grid_text
 
 LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
 SHARES = {"2x2": 0.7, "1x2": 0.2, "1x1": 0.1}
@@ -59,16 +59,30 @@ def _encode(vae: AutoencoderKL, bank: PanelBank, first: int) -> np.ndarray:
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """Packed latents of one layout, the prompts that describe them, and the scenes in which a prompt puts the
-    panels (-100 where the prompt is empty).
+    panels (-100 where the prompt is empty). `captions` describe the panels one by one.
     """
 
     x_0: Float[Tensor, "n tokens 64"]
     prompts: list[str]
+    captions: list[str]
     layout: str
     scenes: Int[Tensor, "n panels"]
     facts: Facts | None
     rows: int
     columns: int
+
+    def single(self) -> "Examples":
+        """What describes the panels as pictures of their own, without latents."""
+        return Examples(
+            x_0=self.x_0[:0],
+            prompts=self.captions,
+            captions=self.captions,
+            layout="1x1",
+            scenes=self.scenes.reshape(-1, 1),
+            facts=None,
+            rows=PANEL_TOKENS,
+            columns=PANEL_TOKENS,
+        )
 
 
 def examples(bank: LatentBank, step: int, count: int | None = None, layout: str | None = None) -> Examples:
@@ -76,14 +90,16 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     rng = random.Random(f"examples:{step}")
     layout = layout or rng.choices(list(SHARES), list(SHARES.values()))[0]
     rows, columns = LAYOUTS[layout]
-    prompts, canvases, named, known = [], [], [], []
+    prompts, captions, canvases, named, known = [], [], [], [], []
     for _ in range(count or BATCH[layout]):
         index = rng.randrange(bank.num_characters)
         views = rng.sample(range(VIEWS), rows * columns)
         places = contexts(index)
         scenes = [describe_scene(places[view].scene, rng) for view in views]
-        prompt = grid_text(describe(character(index), rng), scenes, layout, rng)
+        subject = describe(character(index), rng)
+        prompt = grid_text(subject, scenes, layout, rng)
         prompts.append("" if rng.random() < TEXT_DROPOUT else text.punctuate(prompt, rng))
+        captions += [caption(subject, scene) if prompts[-1] else "" for scene in scenes]
         named.append([SCENES.index(places[view].scene) if prompts[-1] else -100 for view in views])
         canvases.append(bank.latents[index, views])
         known.append([facts_of(character(index), places[view]) for view in views])
@@ -92,6 +108,7 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
     return Examples(
         x_0=FluxPipeline._pack_latents(canvas, n, c, h, w),
         prompts=prompts,
+        captions=captions,
         layout=layout,
         scenes=torch.tensor(named),
         facts=Facts(
@@ -101,6 +118,24 @@ def examples(bank: LatentBank, step: int, count: int | None = None, layout: str 
         rows=h // 2,
         columns=w // 2,
     )
+
+
+def apart(tokens: Float[Tensor, "n tokens d"], layout: tuple[int, int]) -> Float[Tensor, "m panel_tokens d"]:
+    """The packed latents of each panel of a grid."""
+    rows, columns = layout
+    side = PANEL_TOKENS
+    cut = tokens.unflatten(1, (rows, side, columns, side)).transpose(2, 3)
+    return cut.flatten(3, 4).flatten(0, 2)
+
+
+def at_once(
+    panels: Float[Tensor, "m panel_tokens d"], layout: tuple[int, int]
+) -> Float[Tensor, "n tokens d"]:
+    """The inverse of `apart`."""
+    rows, columns = layout
+    side = PANEL_TOKENS
+    grids = panels.unflatten(0, (-1, rows, columns)).unflatten(3, (side, side)).transpose(2, 3)
+    return grids.flatten(1, 4)
 
 
 def text_length(layout: str, step: int) -> int:

@@ -1,10 +1,10 @@
 """Trains the identity encoder: a small ResNet whose embedding is the same for one character in any context.
 
-Contrastive learning with two views a character (Chen et al., 2020, arXiv 2002.05709). A batch holds groups
-that share their colour word and body shape, so that telling them apart takes more than a caption says.
+Contrastive learning with two views a character (Chen et al., 2020, arXiv 2002.05709). A batch holds families
+that differ in one thing only, so that telling them apart takes more than colours, and pictures that went
+through the autoencoder, since all that a model draws comes out of it.
 """
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
-from dsd.mini.train.bank import VIEWS, PanelBank, character
 from dsd.mini.train.loop import Average, Training
+from dsd.mini.train.relatives import MEMBERS, VIEWS, FamilyBank
+from dsd.mini.train.teacher import load_vae
 
 CONFIG = {
     "embedding_size": 24,
@@ -25,12 +26,16 @@ CONFIG = {
     "layer_type": "basic",
     "downsample_in_first_stage": False,
 }
-GROUPS, GROUP_SIZE = 8, 8
+FAMILIES = 16
+"""In a batch."""
 TEMPERATURE = 0.1
 
 
-def _pixels(bank: PanelBank, characters: np.ndarray, views: np.ndarray) -> Float[Tensor, "n 3 64 64"]:
-    return torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _pixels(
+    bank: FamilyBank, families: np.ndarray, members: np.ndarray, views: np.ndarray
+) -> Float[Tensor, "n 3 64 64"]:
+    pictures = torch.from_numpy(bank.pictures(families, members, views))
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def augment(pixels: Float[Tensor, "n 3 64 64"], generator: torch.Generator) -> Float[Tensor, "n 3 64 64"]:
@@ -56,56 +61,50 @@ def contrast(embeddings: Float[Tensor, "two n d"]) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: ResNetModel, bank: PanelBank) -> tuple[float, float]:
-    """AUROC of held-out pairs of one character against pairs of two, all and those of one colour word and
-    shape.
+def validate(model: ResNetModel, bank: FamilyBank) -> tuple[float, float]:
+    """AUROC of held-out pairs of one character, as rendered and as autoencoded, against pairs of two: all,
+    and those that differ in one thing.
     """
-    count = 300
-    views = np.random.default_rng(0).permuted(np.tile(np.arange(VIEWS), (count, 1)), axis=1)
+    count = bank.num_families
+    families, members = np.repeat(np.arange(count), MEMBERS), np.tile(np.arange(MEMBERS), count)
     embeddings = [
         functional.normalize(
-            model(_pixels(bank, np.arange(count), views[:, i])).pooler_output.flatten(1), dim=-1
+            model(_pixels(bank, families, members, np.full(len(families), view))).pooler_output.flatten(1),
+            dim=-1,
         )
-        for i in (0, 1)
+        for view in (0, VIEWS - 1)
     ]
     likeness = embeddings[0] @ embeddings[1].T
-    kinds = [(character(i, True).shape, character(i, True).colour_word) for i in range(count)]
-    same = torch.eye(count, dtype=torch.int)
-    alike = torch.tensor([[a == b for b in kinds] for a in kinds])
+    same = torch.eye(len(families), dtype=torch.int)
+    related = torch.from_numpy(families[:, None] == families[None])
     return float(binary_auroc(likeness.ravel(), same.ravel())), float(
-        binary_auroc(likeness[alike], same[alike])
+        binary_auroc(likeness[related], same[related])
     )
 
 
-def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 2e-3) -> None:
+def train(work: Path, minutes: float, num_families: int = 1200, rate: float = 2e-3) -> None:
     """Train, or go on training, into `work/identity`."""
-    bank, held_out = (
-        PanelBank(work / "panels", num_characters),
-        PanelBank(work / "panels", 500, held_out=True),
-    )
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index in range(bank.num_characters):
-        groups[character(index).shape, character(index).colour_word].append(index)
-    pools = [np.array(members) for members in groups.values() if len(members) >= GROUP_SIZE]
+    vae = load_vae(work)
+    bank = FamilyBank(work / "families", num_families, vae)
+    held_out = FamilyBank(work / "families", 200, vae, held_out=True)
     torch.manual_seed(0)
-    model = ResNetModel(ResNetConfig(**CONFIG))
+    model = ResNetModel(ResNetConfig(**CONFIG)).to(memory_format=torch.channels_last)
     average = Average(model, 0.99)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     training = Training(work / "identity", minutes, warmup_steps=50)
     losses: list[float] = []
     for step in training.run(model=model, average=average, optimizer=optimizer):
         rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
-        chosen = np.concatenate(
-            [
-                rng.choice(pools[k], GROUP_SIZE, replace=False)
-                for k in rng.choice(len(pools), GROUPS, replace=False)
-            ]
+        families = np.repeat(rng.choice(bank.num_families, FAMILIES, replace=False), MEMBERS)
+        members = np.tile(np.arange(MEMBERS), FAMILIES)
+        raw = 2 * rng.permuted(np.tile(np.arange(2), (len(families), 1)), axis=1)  # another context each
+        pixels = torch.cat(
+            [_pixels(bank, families, members, raw[:, i] + rng.integers(2, size=len(raw))) for i in (0, 1)]
         )
-        views = rng.permuted(np.tile(np.arange(VIEWS), (len(chosen), 1)), axis=1)
-        pixels = torch.cat([_pixels(bank, chosen, views[:, 0]), _pixels(bank, chosen, views[:, 1])])
         for group in optimizer.param_groups:
             group["lr"] = rate * training.rate()
-        embeddings = model(augment(pixels, generator)).pooler_output.flatten(1)
+        pixels = augment(pixels, generator).contiguous(memory_format=torch.channels_last)
+        embeddings = model(pixels).pooler_output.flatten(1)
         loss = contrast(embeddings.unflatten(0, (2, -1)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -124,10 +123,10 @@ def _averaged(average: Average) -> ResNetModel:
 
 
 def _report(
-    training: Training, model: ResNetModel, average: Average, bank: PanelBank, losses: list[float]
+    training: Training, model: ResNetModel, average: Average, bank: FamilyBank, losses: list[float]
 ) -> None:
-    auroc, auroc_alike = validate(_averaged(average), bank)
-    training.log(loss=float(np.mean(losses[-100:])), auroc=auroc, auroc_alike=auroc_alike)
+    auroc, auroc_related = validate(_averaged(average), bank)
+    training.log(loss=float(np.mean(losses[-100:])), auroc=auroc, auroc_related=auroc_related)
 
 
 def export(work: Path, folder: Path) -> None:

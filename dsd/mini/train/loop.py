@@ -36,11 +36,16 @@ class Training:
 
     The learning rate follows the share of the time that is spent: a linear warm-up, then a cosine to a
     fiftieth. A checkpoint holds modules, averages, optimisers, the step and the minutes spent, so that a run
-    goes on where it stopped, on another machine too.
+    goes on where it stopped, on another machine too. With `restart` the curve begins anew at the checkpoint.
     """
 
     def __init__(
-        self, folder: Path, minutes: float, warmup_steps: int = 100, save_every_s: float = 120.0
+        self,
+        folder: Path,
+        minutes: float,
+        warmup_steps: int = 100,
+        save_every_s: float = 120.0,
+        restart: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.minutes, self.warmup_steps, self.save_every_s = (
@@ -49,13 +54,14 @@ class Training:
             warmup_steps,
             save_every_s,
         )
-        self.step, self.spent_s = 0, 0.0
+        self.step, self.spent_s, self.since_s = 0, 0.0, 0.0
+        self.restart = restart
         self.state: dict[str, Any] = {}
 
     @property
     def share(self) -> float:
-        """Share of the time that is spent, in [0, 1]."""
-        return min(1.0, self.spent_s / (60 * self.minutes))
+        """Share of the time that is spent, since the learning rate was last raised, in [0, 1]."""
+        return min(1.0, (self.spent_s - self.since_s) / (60 * self.minutes - self.since_s))
 
     def rate(self) -> float:
         """What to multiply the peak learning rate by."""
@@ -76,6 +82,7 @@ class Training:
                 else:
                     thing.load_state_dict(saved[name])
             self.step, self.spent_s = saved["step"], saved["spent_s"]
+            self.since_s = self.spent_s if self.restart else saved.get("since_s", 0.0)
         last_save, last = time.monotonic(), time.monotonic()
         while self.spent_s < 60 * self.minutes:
             yield self.step
@@ -92,7 +99,8 @@ class Training:
         """Write the checkpoint whole, under a temporary name first."""
         saved = {n: t.shadow if isinstance(t, Average) else t.state_dict() for n, t in self.state.items()}
         part = self.folder / "checkpoint.pt.part"
-        torch.save({**saved, "step": self.step, "spent_s": self.spent_s}, part)
+        clock = {"step": self.step, "spent_s": self.spent_s, "since_s": self.since_s}
+        torch.save({**saved, **clock}, part)
         part.replace(self.folder / "checkpoint.pt")
 
     def log(self, **values: float) -> None:

@@ -12,13 +12,20 @@ from torch import Tensor, nn
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Nearly the closest semi-orthogonal matrix, by the quintic Newton-Schulz iteration of Jordan et al.
     (2024).
+
+    Every iterate is a polynomial of the Gram matrix times the start, so that the small square Gram matrix is
+    iterated and the oblong one multiplied once, at the end.
     """
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal().add_(3.4445)
+        product, gram = factor @ product, factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 

@@ -1,8 +1,10 @@
 """Trains the small world's teacher: a FLUX transformer and its two text encoders, together, by flow matching.
 
 Panels are encoded once; a training picture is one panel, two side by side or four in a grid, of one character
-in contexts that differ, put together from latents. The `guidance` part then distils classifier-free guidance
-into the guidance input, as FLUX.1-dev has it (Meng et al., 2023, arXiv 2210.03142).
+in contexts that differ, put together from latents. In half of the grids one panel has less noise than the
+others: the model learns to draw a character from a picture of it in its context much faster than where all
+panels are equally hidden, and a large model has learnt that from the web.
+`dsd.mini.train.guidance` then distils guidance into it.
 """
 
 import json
@@ -20,9 +22,18 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from dsd.mini.train import text
-from dsd.mini.train.align import Aligner
+from dsd.mini.train.align import PANEL_TOKENS, Aligner
 from dsd.mini.train.bank import PanelBank
-from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, LatentBank, batch_size, examples, text_length
+from dsd.mini.train.examples import (
+    LAYOUTS,
+    LENGTHS,
+    Examples,
+    LatentBank,
+    at_once,
+    batch_size,
+    examples,
+    text_length,
+)
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.world import SCENES, scene_of, write_grid_prompt
@@ -43,11 +54,12 @@ TIMES = (0.7, 1.2)
 around t = 0.5 the text would hardly be needed, nor learned."""
 SHIFT = 1.0
 """exp(SHIFT) is how much drawing dwells on much noise, for the same reason."""
+GIVEN = 0.5
+"""Share of the grids in which one panel has less noise than the others."""
 READING = 0.1
 """Weight of the loss by which the T5 encoder learns early which scene the prompt puts in which panel."""
 ALIGNMENT = 0.1
 """Weight of the loss of `Aligner`."""
-GUIDANCE = (1.0, 5.0)
 
 SAMPLE_PROMPTS = 12
 
@@ -134,27 +146,50 @@ def assemble(model: Teacher, vae: AutoencoderKL) -> FluxPipeline:
     )
 
 
-def _noise(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised(batch: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Times of a batch, its noise and its noisy latents."""
     mean, deviation = TIMES
     t = torch.sigmoid(mean + deviation * torch.randn(len(batch.prompts), generator=generator))
     noise = torch.randn(batch.x_0.shape, generator=generator)
     return t, noise, torch.lerp(batch.x_0, noise, t[:, None, None])
 
 
-def _is_inner(name: str) -> bool:
+def give(
+    batch: Examples, t: Tensor, noise: Tensor, generator: torch.Generator
+) -> tuple[Float[Tensor, "n tokens d"], Float[Tensor, "n tokens 1"]]:
+    """Noisy latents in which some grids have one panel of less noise, and the tokens that are not in one.
+
+    The model is told the time of the other panels, so the given one is not asked of it.
+    """
+    layout = LAYOUTS[batch.layout]
+    n, panels = len(t), layout[0] * layout[1]
+    which = torch.randint(panels, (n,), generator=generator)
+    chosen = torch.rand(n, generator=generator) < (GIVEN if panels > 1 else 0.0)
+    given = chosen[:, None] & (torch.arange(panels) == which[:, None])
+    less = t * torch.rand(n, generator=generator).square()
+    side = PANEL_TOKENS
+    in_given = at_once(given.float().reshape(-1, 1, 1).expand(-1, side * side, 1), layout)
+    times = torch.where(in_given > 0, less[:, None, None], t[:, None, None])
+    return torch.lerp(batch.x_0, noise, times), 1 - in_given
+
+
+def is_inner(name: str) -> bool:
+    """Whether the weight of that name is one of the matrices inside the blocks."""
     if "relative_attention_bias" in name:
         return False
     return ("blocks." in name and "norm" not in name) or ".layers." in name or ".block." in name
 
 
 def _optimizers(model: nn.Module, rate: float) -> tuple[Muon, torch.optim.AdamW]:
-    matrices, others = split_parameters(model, _is_inner)
+    matrices, others = split_parameters(model, is_inner)
     return Muon(matrices, lr=2 * rate), torch.optim.AdamW(
         others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3
     )
 
 
-def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 1.5e-3) -> None:
+def train(
+    work: Path, minutes: float, num_characters: int = 6000, rate: float = 1.5e-3, restart: bool = False
+) -> None:
     """Train, or go on training, into `work/teacher`."""
     vae = load_vae(work)
     bank = LatentBank(work / "latents", PanelBank(work / "panels", num_characters), vae)
@@ -164,7 +199,7 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
     model = load_teacher(work)
     average = Average(model, 0.998)
     muon, adam = _optimizers(model, rate)
-    training = Training(work / "teacher", minutes)
+    training = Training(work / "teacher", minutes, restart=restart)
     if not (training.folder / "checkpoint.pt").exists():
         learn_to_read(model)
         average = Average(model, 0.998)
@@ -174,14 +209,16 @@ def train(work: Path, minutes: float, num_characters: int = 6000, rate: float = 
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
             batch = coming.result() if coming else examples(bank, step, batch_size(step))
             coming = ahead.submit(examples, bank, step + 1, batch_size(step + 1))
-            t, noise, x_t = _noise(batch, torch.Generator().manual_seed(step))
+            generator = torch.Generator().manual_seed(step)
+            t, noise, _ = noised(batch, generator)
+            x_t, asked = give(batch, t, noise, generator)
             for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * training.rate()
                 optimizer.zero_grad(set_to_none=True)
             length = text_length(batch.layout, step)
-            v, tokens = model(x_t, t, torch.full_like(t, GUIDANCE[0]), batch, batch.prompts, length)
-            loss = (v - (noise - batch.x_0)).square().mean()
+            v, tokens = model(x_t, t, torch.ones_like(t), batch, batch.prompts, length)
+            loss = ((v - (noise - batch.x_0)).square().mean(2, keepdim=True) * asked).sum() / asked.sum()
             reading = model.reader(tokens, batch)
             assert batch.facts is not None
             alignment = model.aligner(batch.rows, batch.columns, batch.facts)
@@ -209,6 +246,7 @@ def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> flo
         batch = Examples(
             x_0=torch.zeros(64, 0, 64),
             prompts=[text.punctuate(prompt["text"], rng) for prompt in written],
+            captions=[str(c) for prompt in written for c in prompt["panels"]],
             layout=layout,
             scenes=torch.tensor(
                 [[SCENES.index(scene_of(c)) for c in prompt["panels"]] for prompt in written]
@@ -235,50 +273,6 @@ def load_teacher(work: Path) -> Teacher:
         CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
     )
-
-
-def guide(work: Path, minutes: float, rate: float = 3e-4) -> None:
-    """Distil guidance into the trained teacher's guidance input, into `work/guidance`."""
-    vae = load_vae(work)
-    bank = LatentBank(work / "latents", PanelBank(work / "panels", 6000), vae)
-    model, frozen = load_teacher(work), load_teacher(work)
-    source = torch.load(work / "teacher" / "checkpoint.pt", weights_only=True)["average"]
-    model.load_state_dict(source)
-    frozen.load_state_dict(source)
-    frozen.requires_grad_(False)
-    model.text_encoder.requires_grad_(False)
-    model.text_encoder_2.requires_grad_(False)
-    average = Average(model, 0.995)
-    optimizer = torch.optim.AdamW(
-        model.transformer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0
-    )
-    training = Training(work / "guidance", minutes, warmup_steps=20)
-    losses: list[float] = []
-    for step in training.run(model=model, average=average, optimizer=optimizer):
-        batch = examples(bank, 10_000_000 + step, batch_size(step))
-        length = text_length(batch.layout, step)
-        generator = torch.Generator().manual_seed(10_000_000 + step)
-        t, _, x_t = _noise(batch, generator)
-        guidance = GUIDANCE[0] + (GUIDANCE[1] - GUIDANCE[0]) * torch.rand(len(t), generator=generator)
-        with torch.no_grad():
-            one = torch.ones_like(t)
-            short = LENGTHS[batch.layout]
-            conditional, _ = frozen(x_t, t, one, batch, batch.prompts, short)
-            free, _ = frozen(x_t, t, one, batch, [""] * len(t), short)
-            wanted = free + guidance[:, None, None] * (conditional - free)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * training.rate()
-        v, _ = model(x_t, t, guidance, batch, batch.prompts, length)
-        loss = (v - wanted).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        losses.append(float(loss.detach()))
-        if step % 50 == 49:
-            training.log(loss=float(np.mean(losses[-50:])))
-    sample_with_average(model, average, vae, training.folder / "samples.png", guidance=3.5)
 
 
 @torch.no_grad()

@@ -1,0 +1,97 @@
+"""Distils two guidances into the teacher's guidance input, as FLUX.1-dev has classifier-free guidance in its
+own.
+
+Text guidance (Ho and Salimans, 2022) draws towards the prompt and away from no prompt. Panel guidance draws
+towards what the panels of a grid would be together and away from what each would be if it were drawn alone
+from its own caption: their difference is what the panels know of each other, so that more of it makes them
+show one character. Both are distilled by regression (Meng et al., 2023, arXiv 2210.03142), so the model that
+ships predicts both in one stock forward.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsd.mini.train.bank import PanelBank
+from dsd.mini.train.examples import (
+    LAYOUTS,
+    LENGTHS,
+    Examples,
+    LatentBank,
+    apart,
+    at_once,
+    batch_size,
+    examples,
+    text_length,
+)
+from dsd.mini.train.loop import Average, Training
+from dsd.mini.train.muon import Muon, split_parameters
+from dsd.mini.train.teacher import Teacher, is_inner, load_teacher, load_vae, noised, sample_with_average
+
+GUIDANCE = (1.0, 5.0)
+USUAL = 3.5
+"""The value that pictures are drawn with by default; half of the examples have it."""
+TEXT_SHARE, PANEL_SHARE = 0.7, 0.8
+"""Text guidance is 1 + TEXT_SHARE (g - 1), panel guidance PANEL_SHARE (g - 1), where the input says g."""
+
+
+def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
+    """Distil guidance into the trained teacher, into `work/guidance`."""
+    vae = load_vae(work)
+    bank = LatentBank(work / "latents", PanelBank(work / "panels", 6000), vae)
+    model, frozen = load_teacher(work), load_teacher(work)
+    source = torch.load(work / "teacher" / "checkpoint.pt", weights_only=True)["average"]
+    for copy in (model, frozen):
+        copy.load_state_dict(source)
+    frozen.requires_grad_(False)
+    model.requires_grad_(False)
+    model.transformer.requires_grad_(True)
+    average = Average(model, 0.99)
+    matrices, others = split_parameters(model.transformer, is_inner)
+    muon, adam = Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98))
+    training = Training(work / "guidance", minutes, warmup_steps=20)
+    losses: list[float] = []
+    for step in training.run(model=model, average=average, muon=muon, adam=adam):
+        batch = examples(bank, 10_000_000 + step, batch_size(step))
+        generator = torch.Generator().manual_seed(10_000_000 + step)
+        t, _, x_t = noised(batch, generator)
+        low, high = GUIDANCE
+        guidance = low + (high - low) * torch.rand(len(t), generator=generator)
+        guidance[: len(t) // 2] = USUAL
+        wanted = guided(frozen, x_t, t, guidance, batch)
+        for optimizer in (muon, adam):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * training.rate()
+            optimizer.zero_grad(set_to_none=True)
+        v, _ = model(x_t, t, guidance, batch, batch.prompts, text_length(batch.layout, step))
+        loss = (v - wanted).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
+        muon.step()
+        adam.step()
+        average.update(model, step)
+        losses.append(float(loss.detach()))
+        if step % 50 == 49:
+            training.log(loss=float(np.mean(losses[-50:])))
+    sample_with_average(model, average, vae, training.folder / "samples.png", guidance=USUAL)
+
+
+@torch.no_grad()
+def guided(model: Teacher, x_t: Tensor, t: Tensor, guidance: Tensor, batch: Examples) -> Tensor:
+    """The velocity of packed latents under both guidances, from two or three forwards."""
+    one, length = torch.ones_like(t), LENGTHS[batch.layout]
+    together, _ = model(x_t, t, one, batch, batch.prompts, length)
+    free, _ = model(x_t, t, one, batch, [""] * len(t), length)
+    strength = (guidance - 1)[:, None, None]
+    velocity = together + TEXT_SHARE * strength * (together - free)
+    layout = LAYOUTS[batch.layout]
+    if layout != (1, 1):
+        count = layout[0] * layout[1]
+        panels, times = apart(x_t, layout), t.repeat_interleave(count)
+        single = batch.single()
+        alone, _ = model(panels, times, torch.ones_like(times), single, single.prompts, LENGTHS["1x1"])
+        velocity = velocity + PANEL_SHARE * strength * (together - at_once(alone, layout))
+    wanted: Tensor = velocity
+    return wanted
