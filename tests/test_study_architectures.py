@@ -278,7 +278,7 @@ def test_killed_anywhere_it_comes_to_the_same(study, asked, monkeypatch, tmp_pat
         training.Recorder, "on_train_batch_end", lambda args, _: (args[0].folder.name, len(args[0].losses))
     )
     failing(cell, "draw", lambda args, _: ("draw", args[0].conditioning.__class__.__name__))
-    failing(cell, "save_sheet", lambda args, _: ("save", str(args[1])))
+    failing(cell, "save_rows", lambda args, _: ("save", str(args[1])))
     for _ in range(60):
         try:
             compare_architectures(out=folder, **asked)

@@ -8,7 +8,7 @@ from typing import Any
 from dsd import conditioning as conditionings
 from dsd.data.atomic import lock, make_folder, sweep_temporary
 from dsd.data.store import Run
-from dsd.quickstart.quiet import quiet_loading
+from dsd.quiet import quiet_loading
 from dsd.studies.comparison import Comparison
 from dsd.studies.folder import StudyFolder
 

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from dsd.data.datamodule import PairDataModule
+from dsd.evaluation.rows import load_rows, save_rows
 from dsd.evaluation.small_world import HeldOut
-from dsd.quickstart.state import load_sheet, save_sheet
 from dsd.student import Student
 from dsd.studies.answers import FRAME, draw, score
 from dsd.studies.folder import Cell
@@ -74,11 +74,11 @@ def run_cell(
         for step in missing:
             student.load_state_dict(load_file(snapshot(folder, step)))
             drawn = draw(student, cases, seed=seed, progress=progress, **asked["sampling"])
-            save_sheet(drawn, answers_file(cell, step))
+            save_rows(drawn, answers_file(cell, step))
         seconds["draw"] = time.monotonic() - started
     started = time.monotonic()
     shape = len(cases), len(cases[0].scenes)
-    answers = {str(step): load_sheet(answers_file(cell, step), *shape) for step in steps}
+    answers = {str(step): load_rows(answers_file(cell, step), *shape) for step in steps}
     scores = score(cases, answers, extractor, workers=workers, progress=progress)
     seconds["measure"] = time.monotonic() - started
     record = read_record(cell)

@@ -13,8 +13,8 @@ import dsd
 from dsd.data.manifest import ids_digest
 from dsd.data.store import Run
 from dsd.evaluation.page import duration
-from dsd.quickstart.precision import fast_precision
-from dsd.quickstart.state import load_sheet, save_sheet
+from dsd.evaluation.rows import load_rows, save_rows
+from dsd.precision import fast_precision
 from dsd.studies.cell import run_cell, tidy
 from dsd.studies.folder import Cell, StudyFolder
 from dsd.studies.plan import EQUAL_COMPUTE, Probe, marks, steps_for
@@ -140,9 +140,9 @@ class Comparison:
             steps = self.asked["sampling"]["num_inference_steps"]
             spec = {"name": "diffusers", "model": base, "panel_size": 64, "num_inference_steps": steps}
             artist = teachers.create({**spec, **_TEACHER})
-            save_sheet(text_only_answers(cases, artist, progress=self.bar("text alone")), drawn)
+            save_rows(text_only_answers(cases, artist, progress=self.bar("text alone")), drawn)
         answers = {
-            "text_only": load_sheet(drawn, len(cases), len(cases[0].scenes)),
+            "text_only": load_rows(drawn, len(cases), len(cases[0].scenes)),
             "copy": [[case.reference] * len(case.scenes) for case in cases],
             "ceiling": [list(case.truths) for case in cases],
         }

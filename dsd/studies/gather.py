@@ -8,8 +8,8 @@ import torch
 
 from dsd.backbones.base import Reference
 from dsd.counting import CONFIGS, count
+from dsd.evaluation.rows import load_rows
 from dsd.evaluation.small_world import HeldOut
-from dsd.quickstart.state import load_sheet
 from dsd.studies.architectures_report import Report
 from dsd.studies.cell import answers_file, read_record
 from dsd.studies.folder import Cell, StudyFolder
@@ -54,10 +54,10 @@ def gathered(
     results.check()
     shape = len(cases), len(cases[0].scenes)
     answers: dict[str, Any] = {
-        name: load_sheet(answers_file(row[0], plan["marks"][name][EQUAL_COMPUTE]), *shape)
+        name: load_rows(answers_file(row[0], plan["marks"][name][EQUAL_COMPUTE]), *shape)
         for name, row in cells.items()
     }
-    answers["text_only"] = load_sheet(study.cell("baseline", {}).path / "text_only.png", *shape)
+    answers["text_only"] = load_rows(study.cell("baseline", {}).path / "text_only.png", *shape)
     answers["ceiling"] = [list(case.truths) for case in cases]
     spent = [sum(found["seconds"].values()) for row in manifests.values() for found in row]
     facts = {

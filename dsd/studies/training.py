@@ -20,7 +20,7 @@ from dsd.backbones.base import Batch
 from dsd.data.atomic import replace_file
 from dsd.data.datamodule import PairDataModule
 from dsd.interrupts import interruptible
-from dsd.quickstart.clock import _quiet as quiet_training
+from dsd.quiet import quiet_training
 from dsd.student import Student
 
 CHECKPOINT, RECORD = "last.ckpt", "training.json"
