@@ -24,7 +24,7 @@ def study(
     ema_decay: float = 0.99,
     dropout: float = 0.05,
     num_inference_steps: int = 20,
-    guidance_scale: float = 1.0,
+    guidance_scale: float = 3.5,
     validation_pairs: int = 64,
     precision: str = "auto",
     workers: int = 2,
@@ -57,7 +57,7 @@ def study(
         ema_decay: of the average weights, which are judged.
         dropout: share of captions, and of references, that are hidden in training.
         num_inference_steps: steps of the sampler.
-        guidance_scale: what a guidance-distilled denoiser is told.
+        guidance_scale: what a guidance-distilled denoiser is told, in training and drawing.
         validation_pairs: pairs whose loss is followed.
         precision: of training, such as "32-true"; "auto" for the faster one on this machine.
         workers: processes that measure pictures.

@@ -12,6 +12,7 @@ from dsd.quiet import quiet_loading
 from dsd.studies.comparison import Comparison
 from dsd.studies.folder import StudyFolder
 
+TIME_SAMPLING = {"law": "logit_normal", "mean": 0.7, "std": 1.2}
 BACKENDS = ("parallel", "concat", "token_concat", "controlnet", "ip_adapter")
 
 
@@ -33,7 +34,8 @@ def compare_architectures(
     ema_decay: float = 0.99,
     dropout: float = 0.05,
     num_inference_steps: int = 20,
-    guidance_scale: float = 1.0,
+    guidance_scale: float = 3.5,
+    time_sampling: Mapping[str, Any] = TIME_SAMPLING,
     validation_pairs: int = 64,
     precision: str = "auto",
     extractor: Any = "mini",
@@ -68,7 +70,9 @@ def compare_architectures(
         ema_decay: of the average weights, which are judged.
         dropout: share of captions, and of references, that are hidden in training.
         num_inference_steps: steps of the sampler.
-        guidance_scale: what a guidance-distilled denoiser is told.
+        guidance_scale: what a guidance-distilled denoiser is told, in training and drawing: 3.5, as the pairs
+            were drawn.
+        time_sampling: of the training, see `Student`.
         validation_pairs: pairs whose loss is followed and that are not trained on, at most a tenth of all.
         precision: of the `Trainer`; "auto" for bfloat16 where this machine is faster at it than at float32.
         extractor: the identity encoder; see `dsd.extractors`.
@@ -110,6 +114,7 @@ def compare_architectures(
         "ema_decay": ema_decay,
         "dropout": dropout,
         "sampling": {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        "time_sampling": time_sampling,
         "validation_pairs": validation_pairs,
         "precision": precision,
         "extractor": extractor,

@@ -53,6 +53,8 @@ def run_cell(
             lr=cell.spec["lr"],
             warmup_steps=plan["warmup_steps"],
             ema_decay=asked["ema_decay"],
+            guidance=asked["sampling"]["guidance_scale"],
+            time_sampling=asked["time_sampling"],
             text_dropout=asked["dropout"],
             reference_dropout=asked["dropout"],
             frame_size=FRAME,
