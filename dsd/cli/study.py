@@ -25,6 +25,7 @@ def study(
     dropout: float = 0.05,
     num_inference_steps: int = 20,
     guidance_scale: float = 3.5,
+    time_sampling: Mapping[str, Any] | None = None,
     validation_pairs: int = 64,
     precision: str = "auto",
     workers: int = 2,
@@ -58,6 +59,7 @@ def study(
         dropout: share of captions, and of references, that are hidden in training.
         num_inference_steps: steps of the sampler.
         guidance_scale: what a guidance-distilled denoiser is told, in training and drawing.
+        time_sampling: of the training, such as `{law: uniform}`; logit-normal around 0.67 by default.
         validation_pairs: pairs whose loss is followed.
         precision: of training, such as "32-true"; "auto" for the faster one on this machine.
         workers: processes that measure pictures.
@@ -88,6 +90,7 @@ def study(
         dropout=dropout,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        time_sampling=time_sampling,
         validation_pairs=validation_pairs,
         precision=precision,
         workers=workers,

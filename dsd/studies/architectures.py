@@ -35,7 +35,7 @@ def compare_architectures(
     dropout: float = 0.05,
     num_inference_steps: int = 20,
     guidance_scale: float = 3.5,
-    time_sampling: Mapping[str, Any] = TIME_SAMPLING,
+    time_sampling: Mapping[str, Any] | None = None,
     validation_pairs: int = 64,
     precision: str = "auto",
     extractor: Any = "mini",
@@ -72,7 +72,7 @@ def compare_architectures(
         num_inference_steps: steps of the sampler.
         guidance_scale: what a guidance-distilled denoiser is told, in training and drawing: 3.5, as the pairs
             were drawn.
-        time_sampling: of the training, see `Student`.
+        time_sampling: of the training, see `Student`; `TIME_SAMPLING` by default.
         validation_pairs: pairs whose loss is followed and that are not trained on, at most a tenth of all.
         precision: of the `Trainer`; "auto" for bfloat16 where this machine is faster at it than at float32.
         extractor: the identity encoder; see `dsd.extractors`.
@@ -114,7 +114,7 @@ def compare_architectures(
         "ema_decay": ema_decay,
         "dropout": dropout,
         "sampling": {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
-        "time_sampling": time_sampling,
+        "time_sampling": TIME_SAMPLING if time_sampling is None else time_sampling,
         "validation_pairs": validation_pairs,
         "precision": precision,
         "extractor": extractor,
