@@ -39,15 +39,15 @@ def save(
     denoiser = plain_copy(backbone.denoiser)
     if components == "all":
         parts = {**backbone.components(), **conditioning.components(), "transformer": denoiser}
-        getattr(diffusers, conditioning.stock_pipeline)(**parts).save_pretrained(
-            folder, safe_serialization=True
-        )
+        pipeline = getattr(diffusers, conditioning.stock_pipeline or "FluxPipeline")
+        pipeline(**parts).save_pretrained(folder, safe_serialization=True)
     else:
         denoiser.save_pretrained(folder / "transformer", safe_serialization=True)
     conditioning.save(folder)
     card = {
         "dsd": dsd.__version__,
         "conditioning": conditionings.spec(conditioning),
+        "stock_pipeline": conditioning.stock_pipeline,
         "backbone": backbones.spec(backbone)["name"],
         "settings": backbone.settings,
         "base": base,
@@ -63,8 +63,11 @@ def save(
 def plain_copy(denoiser: nn.Module) -> Any:
     """The denoiser as a fresh model of its class without adapters, sharing what memory it can."""
     model: Any = denoiser
+    # Else diffusers would forget what was registered since loading where the file did not name it: the
+    # config.json of FLUX.1-dev has no out_channels.
+    config = {**model.config, "_use_default_values": []}
     with torch.device("meta"):
-        plain = type(model).from_config(model.config)
+        plain = type(model).from_config(config)
     missing, _ = plain.load_state_dict(merged_state(denoiser), strict=False, assign=True)
     assert not missing, missing
     return plain

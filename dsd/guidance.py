@@ -1,9 +1,8 @@
 """Guidance by image and by text: which predictions are needed, and how they are put together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,18 +76,25 @@ class Guidance:
         terms = self.weights(step)
         if terms == [(True, True, 1.0)]:
             return predict(x_t, t, reference, text)
-        nothing, shown, images = reference.zero(), [], []
-        for with_text, with_image, _ in terms:
-            images.append(reference if with_image else nothing)
-            shown.append(text if with_text else empty)
-        captions = [caption for caption in shown if caption is not None]
+        captions = [
+            caption for with_text, _, _ in terms if (caption := text if with_text else empty) is not None
+        ]
         assert len(captions) == len(terms), "guidance needs the empty caption"
+        # One by one as they are needed: nothing is held while the denoiser runs but the sum so far.
+        images = (reference if with_image else reference.zero() for _, with_image, _ in terms)
         if self.batched:
             count = len(terms)
             joined = predict(
-                x_t.repeat(count, 1, 1, 1), t.repeat(count), Reference.joined(images), Text.joined(captions)
+                x_t.repeat(count, 1, 1, 1),
+                t.repeat(count),
+                Reference.joined(list(images)),
+                Text.joined(captions),
             )
-            parts = list(joined.chunk(count))
+            parts: Iterable[Latents] = joined.chunk(count)
         else:
-            parts = [predict(x_t, t, image, caption) for image, caption in zip(images, captions, strict=True)]
-        return torch.stack([part * weight for part, (_, _, weight) in zip(parts, terms, strict=True)]).sum(0)
+            parts = (predict(x_t, t, image, caption) for image, caption in zip(images, captions, strict=True))
+        guided: Latents | None = None
+        for part, (_, _, weight) in zip(parts, terms, strict=True):
+            guided = part * weight if guided is None else guided.add_(part, alpha=weight)
+        assert guided is not None
+        return guided

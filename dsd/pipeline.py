@@ -16,11 +16,13 @@ from tqdm.auto import tqdm
 
 from dsd import backbones
 from dsd import conditioning as conditionings
-from dsd.backbones.base import Backbone, Latents, Reference, Text
+from dsd.backbones.base import Backbone, Latents, Reference, ReferencePixels, Text
 from dsd.conditioning.base import Conditioning
+from dsd.convert.layouts import is_release
+from dsd.convert.loading import load_adapters, load_release, release_card
 from dsd.export import CARD
 from dsd.guidance import Guidance
-from dsd.pixels import ImageLike, OutputType, from_pixels, to_pixels
+from dsd.pixels import ImageLike, OutputType, from_pixels, read_sets
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +70,19 @@ class DSDPipeline:
         torch_dtype: torch.dtype | str = torch.float32,
         conditioning: Any = None,
         frame_size: tuple[int, int] | None = None,
+        base: str | PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> "DSDPipeline":
-        """Load what `Student.save_pretrained` wrote, or another stock folder with a trained conditioning.
+        """Load what `Student.save_pretrained` or `dsd convert` wrote, another stock folder with a trained
+        conditioning, or the published weights as they are (the adapters are merged in memory).
 
         Args:
             folder: a folder or a Hub id.
             torch_dtype: of all weights.
             conditioning: name or spec, for folders that do not say it (those without a `dsd.json`).
             frame_size: (height, width) in pixels instead of the one in the folder.
+            base: whose autoencoder and text encoders to use, instead of the folder's own or of the base that
+                it names; for the published weights that is FLUX.1-dev.
             local_files_only: never ask the Hub.
 
         Raises:
@@ -91,6 +97,8 @@ class DSDPipeline:
                 )
             path = Path(snapshot_download(str(folder), local_files_only=local_files_only))
         card = json.loads((path / CARD).read_text()) if (path / CARD).is_file() else {}
+        released = not card and not (path / "model_index.json").is_file() and is_release(path)
+        card = release_card() if released else card
         spec = conditioning or card.get("conditioning")
         if spec is None:
             raise ValueError(
@@ -99,14 +107,22 @@ class DSDPipeline:
             )
         method = conditionings.create(spec)
         name = card.get("backbone", "flux")
-        if card.get("components", "all") == "all":
-            base: dict[str, Any] = {"name": name, "base": str(path)}
+        origin: dict[str, Any]
+        if base is None and card.get("components", "all") == "all":
+            origin = {"name": name, "base": str(path)}
         else:
-            base = {"base": card["base"]} if isinstance(card["base"], str) else card["base"]
-            base = {**base, "name": name, "denoiser": str(path / "transformer")}
-        base |= card.get("settings", {})
-        backbone = backbones.load({**base, "dtype": torch_dtype, "local_files_only": local_files_only})
+            given = card["base"] if base is None else str(base)
+            origin = {"base": given} if isinstance(given, str) else given
+            origin = {**origin, "name": name, "denoiser": str(path / "transformer")}
+        origin |= card.get("settings", {})
+        parts = {"parts": ("vae", "text")} if released else {}
+        options = {"dtype": torch_dtype, "local_files_only": local_files_only}
+        backbone = backbones.load({**origin, **options, **parts})
+        if released:
+            backbone.denoiser = load_release(path, torch_dtype)
         assert backbone.denoiser is not None
+        if card.get("lora"):
+            load_adapters(backbone.denoiser, path)
         method.restore(backbone.denoiser, path)
         size = frame_size or card.get("frame_size")
         return cls(backbone, method, None if size is None else (size[0], size[1]))
@@ -124,7 +140,7 @@ class DSDPipeline:
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Sequence[ImageLike] | Sequence[Sequence[ImageLike]],
         prompt: str | Sequence[str],
         *,
         num_inference_steps: int = 28,
@@ -149,8 +165,9 @@ class DSDPipeline:
         pair.
 
         Args:
-            image: the reference or references; see `dsd.pixels.to_pixels` for what it may be and how it is
-                cut to the frame.
+            image: the reference or references; see `dsd.pixels.read` for what it may be, and the conditioning
+                for how it comes to the frame's size. A list of lists gives each picture several references,
+                [[a, b], [c, d]], where the conditioning takes them.
             prompt: what to draw, one or several.
             num_inference_steps: steps of the sampler.
             guidance_scale: what a guidance-distilled denoiser is told; costs nothing.
@@ -198,9 +215,9 @@ class DSDPipeline:
             )
 
         device = self.backbone.device
-        pixels = to_pixels(image, height, width).to(device)
+        pixels = self._prepared(image, height, width)
         pictures, captions = _pairing(len(pixels), len(prompts), num_images_per_prompt)
-        reference = self.conditioning.encode(self.backbone, pixels)[pictures]
+        reference = self.conditioning.encode(self.backbone, pixels.to(device))[pictures]
         text, empty = self._encode_text(prompts, captions, guidance)
         generators = _generators(generator, seed, len(captions), device)
         x = self._noise(reference, text, height, width, generators, latents)
@@ -212,16 +229,16 @@ class DSDPipeline:
             return self.conditioning.velocity(self.backbone, x_t, t, reference, text, guidance_scale)
 
         for step, timestep in enumerate(tqdm(scheduler.timesteps, **self._progress)):
-            t = timestep.expand(len(x)).to(x.dtype) / scheduler.config.num_train_timesteps
+            t = timestep.expand(len(x)).float() / scheduler.config.num_train_timesteps
             velocity = guidance.velocity(predict, step, x, t, reference, text, empty)
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             if callback_on_step_end is not None:
                 x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
 
-        # The canvas is decoded as one picture, as it was encoded, and cut afterwards.
-        frames = self.conditioning.split(x if output_type == "latent" else self.backbone.decode(x))
+        frames: dict[str, Any] = self.conditioning.split(x)
         if output_type != "latent":
-            frames = {name: from_pixels(frame, output_type) for name, frame in frames.items()}
+            decoded = self.conditioning.decode(self.backbone, x)
+            frames = {name: from_pixels(frame, output_type) for name, frame in decoded.items()}
         return DSDPipelineOutput(
             images=frames["target"], references=frames["reference"] if return_both_frames else None
         )
@@ -238,6 +255,21 @@ class DSDPipeline:
                 f"{max(unit, round(width / unit) * unit)} x {max(unit, round(height / unit) * unit)}."
             )
         return height, width
+
+    def _prepared(self, image: Any, height: int, width: int) -> ReferencePixels:
+        """The references of all pictures, brought to the size in which the conditioning wants them."""
+        prepared = [
+            self.conditioning.prepare([pixels[None] for pixels in references], height, width)
+            for references in read_sets(image)
+        ]
+        shapes = {tuple(pixels.shape[1:]) for pixels in prepared}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The references of one call must be alike in number and size; got {sorted(shapes)} (their "
+                "number if there are several, channels, height, width). Draw them one by one, or choose a "
+                "`fit` that brings them to one size."
+            )
+        return torch.cat(prepared)
 
     def _encode_text(
         self, prompts: list[str], captions: list[int], guidance: Guidance

@@ -1,7 +1,7 @@
 """Pictures of any kind to the pixels of a frame, and back."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -10,21 +10,22 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+Picture = Float[Tensor, "3 _ _"]
 Pixels = Float[Tensor, "b 3 height width"]
+FramePixels = Float[Tensor, "b 3 frame_height frame_width"]
 OutputType = Literal["pil", "np", "pt", "latent"]
 ImageLike = Image.Image | np.ndarray | Tensor
+Fit = Literal["cover", "contain"]
+BLACK = -1.0
 
 
-def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) -> Pixels:
-    """One picture or several as pixels in [-1, 1], each resized to cover the frame and cut to it around its
-    centre.
+def read(images: ImageLike | Sequence[ImageLike]) -> list[Picture]:
+    """Each picture as pixels in [-1, 1], in its own size.
 
     Args:
         images: PIL images of any mode (orientation tags are followed, transparency is laid over white);
             tensors (3, h, w) or (b, 3, h, w) and arrays (h, w, 3) or (b, h, w, 3), as uint8 or as floats in
             [0, 1]; or a list of these.
-        height: of the frame, in pixels.
-        width: of the frame, in pixels.
 
     Raises:
         TypeError: if it is none of these.
@@ -33,10 +34,9 @@ def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) 
     if isinstance(images, list | tuple):
         if not images:
             raise ValueError("No image given. Give one image or a list of them.")
-        return torch.cat([to_pixels(image, height, width) for image in images])
+        return [pixels for image in images for pixels in read(image)]
     if isinstance(images, Image.Image):
-        image = ImageOps.fit(_rgb(images), (width, height), Image.Resampling.BICUBIC)
-        images = np.asarray(image)
+        images = np.asarray(_rgb(images))
     if isinstance(images, np.ndarray):
         if images.ndim not in (3, 4) or images.shape[-1] != 3:
             raise ValueError(f"An image array must be (h, w, 3) or (b, h, w, 3); got {images.shape}.")
@@ -46,7 +46,77 @@ def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) 
             f"An image must be a PIL image, a tensor or an array; got {type(images).__name__}. "
             "Open files first: PIL.Image.open(path)."
         )
-    return _fit(_unit(images), height, width) * 2 - 1
+    return list(_unit(images) * 2 - 1)
+
+
+def read_sets(images: ImageLike | Sequence[ImageLike] | Sequence[Sequence[ImageLike]]) -> list[list[Picture]]:
+    """References as `read` gives them, set by set: [[a, b], [c, d]] is two sets of two, and every other kind
+    of input is sets of one.
+
+    Raises:
+        TypeError, ValueError: as `read`, or if only some of a list's items are lists.
+    """
+    if isinstance(images, list | tuple) and any(isinstance(item, list | tuple) for item in images):
+        if not all(isinstance(item, list | tuple) for item in images):
+            raise TypeError(
+                "Some of the images are lists of references and some are single ones. Put each in a list: "
+                "[[a, b], [c]]."
+            )
+        return [read(item) for item in images]
+    return [[pixels] for pixels in read(cast(Sequence[ImageLike], images))]
+
+
+def to_pixels(images: ImageLike | Sequence[ImageLike], height: int, width: int) -> Pixels:
+    """Pictures as `read` takes them, as pixels in [-1, 1], each resized to cover the frame and cut to it
+    around its centre.
+
+    Args:
+        images: one picture or several.
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+
+    Raises:
+        TypeError, ValueError: as `read`.
+    """
+    return torch.cat([cover(pixels[None], height, width) for pixels in read(images)])
+
+
+def cover(pixels: Pixels, height: int, width: int) -> FramePixels:
+    """Resized so that it just covers the frame, and cut to it around its centre."""
+    h, w = pixels.shape[-2:]
+    scale = max(height / h, width / w)
+    size = (max(height, round(h * scale)), max(width, round(w * scale)))
+    return _cut(_resize(pixels, *size), height, width)
+
+
+def contain(pixels: Pixels, height: int, width: int) -> FramePixels:
+    """Resized so that all of it just fits into the frame, in the middle, between black bars."""
+    h, w = pixels.shape[-2:]
+    scale = min(height / h, width / w)
+    size = (max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    bars = (left, width - size[1] - left, top, height - size[0] - top)
+    return functional.pad(_resize(pixels, *size), bars, value=BLACK)
+
+
+def fill_area(pixels: Pixels, height: int, width: int, unit: int) -> FramePixels:
+    """Resized to about the frame's area in its own aspect, and cut to multiples of `unit`."""
+    h, w = pixels.shape[-2:]
+    scale = (height * width / (h * w)) ** 0.5
+    sides = [max(unit, round(side * scale / unit) * unit) for side in (h, w)]
+    return cover(pixels, *sides)
+
+
+def keep(pixels: Pixels, unit: int) -> FramePixels:
+    """In its own size, cut around its centre to multiples of `unit`.
+
+    Raises:
+        ValueError: if a side is shorter than that.
+    """
+    h, w = pixels.shape[-2:]
+    if min(h, w) < unit:
+        raise ValueError(f"A picture of {w} x {h} px is too small: give one of at least {unit} px a side.")
+    return _cut(pixels, h // unit * unit, w // unit * unit)
 
 
 def from_pixels(pixels: Pixels, output_type: OutputType = "pil") -> Any:
@@ -60,6 +130,10 @@ def from_pixels(pixels: Pixels, output_type: OutputType = "pil") -> Any:
     if output_type == "np":
         return array
     return [Image.fromarray(image) for image in (array * 255).round().astype(np.uint8)]
+
+
+FITS: Mapping[str, Callable[[Pixels, int, int], FramePixels]] = {"cover": cover, "contain": contain}
+"""The ways of bringing a picture of any shape into a frame."""
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -92,12 +166,12 @@ def _unit(images: Tensor) -> Tensor:
     return images.float()
 
 
-def _fit(images: Tensor, height: int, width: int) -> Pixels:
-    h, w = images.shape[-2:]
-    if (h, w) == (height, width):
-        return images
-    scale = max(height / h, width / w)
-    size = (max(height, round(h * scale)), max(width, round(w * scale)))
-    images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return images[..., top : top + height, left : left + width]
+def _resize(pixels: Pixels, height: int, width: int) -> FramePixels:
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _cut(pixels: Pixels, height: int, width: int) -> FramePixels:
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    return pixels[..., top : top + height, left : left + width]

@@ -50,7 +50,7 @@ class Student(LightningModule):
             is then sampled at 3.5).
         text_dropout: share of the batch whose caption is replaced by an empty one; needed for text guidance.
         reference_dropout: share of the batch whose reference is hidden; needed for image guidance.
-        frame_weights: weight of the loss on the reference's frame and on the target's.
+        frame_weights: weight of the loss on the reference's frame, if the canvas has one, and the target's.
         optimizer: "adamw", or a function from parameters to an optimiser.
         gradient_checkpointing: trade time for memory.
         dtype: of the frozen weights; what is trained is float32 always. Use `Trainer(precision="bf16-mixed")`
@@ -116,6 +116,7 @@ class Student(LightningModule):
             self._trained = self._install(lora, train)
         if gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
+            self.conditioning.enable_gradient_checkpointing()
         self.train()  # a diffusers model comes in evaluation mode, where adapters' dropout would be off
         self.ema = None if ema_decay is None else Ema(list(self._trained.values()), ema_decay)
         self._null_text: Text | None = None
@@ -135,9 +136,7 @@ class Student(LightningModule):
         elif train == "full":
             chosen += self.denoiser.parameters()
         if not chosen:
-            raise ValueError(
-                "Nothing is trained: the conditioning adds no weights. Give `lora` or train='full'."
-            )
+            raise ValueError("The conditioning adds no weights to train. Give `lora`, or train='full'.")
         for parameter in chosen:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
@@ -151,7 +150,8 @@ class Student(LightningModule):
     @torch.no_grad()
     def encode(self, raw: RawBatch) -> Batch:
         """Pictures and words as the stage `encode` would have cached them."""
-        reference, target = as_pixels(raw.reference), as_pixels(raw.target)
+        target = as_pixels(raw.target)
+        reference = self.conditioning.prepare(raw.references, *target.shape[-2:])
         with torch.autocast(self.device.type, enabled=False):
             return Batch(
                 ids=raw.ids,
@@ -173,17 +173,17 @@ class Student(LightningModule):
         batch = batch.to(dtype=torch.float32)
         reference, text = batch.reference, batch.text
         x_0 = self.conditioning.canvas(reference, batch.target)
-        noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
         side = self.backbone.pixels_per_token // self.backbone.pixels_per_latent
         num_tokens = x_0[0, 0].numel() // side**2
         t = self._sample_times(len(x_0), num_tokens, generator)
-        x_t = flow.interpolate(x_0, noise, t)
         if dropout:
             chance = torch.rand(2, len(x_0), generator=generator, device=x_0.device)
             if self.reference_dropout > 0:
                 reference = reference.masked(chance[0] >= self.reference_dropout)
             if self.text_dropout > 0:
                 text = text.where(chance[1] >= self.text_dropout, self._empty_text(x_0.device))
+        noise = self.conditioning.noise(x_0, generator)
+        x_t = flow.interpolate(x_0, noise, t)
         predicted = self.conditioning.velocity(self.backbone, x_t, t, reference, text, self.guidance)
         split = self.conditioning.split
         truth = flow.velocity(x_0, noise)
@@ -242,7 +242,7 @@ class Student(LightningModule):
     def on_fit_start(self) -> None:
         """Log what is trained; refuse half-precision weights without mixed precision."""
         logger.info("%s", table(self._trained, self.denoiser))
-        dtypes = {parameter.dtype for parameter in self.denoiser.parameters()}
+        dtypes = {parameter.dtype for parameter in (*self.denoiser.parameters(), *self._trained.values())}
         if len(dtypes) > 1 and self.trainer.precision in ("32-true", "64-true"):
             raise ValueError(
                 f"The base is {self.hparams['dtype']} and what is trained is float32. "

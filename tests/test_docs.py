@@ -20,7 +20,7 @@ from dsd import backbones, conditioning, curators, mini, prompts, teachers
 from dsd.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 FAMILIES = {"writer": prompts, "teacher": teachers, "curator": curators, "conditioning": conditioning}
 
 

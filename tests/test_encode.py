@@ -210,6 +210,25 @@ def test_pairs_of_several_sizes_are_encoded_but_not_batched(tmp_path, flux):
         cache.batch(cache.ids())
 
 
+@pytest.mark.parametrize("method", ["parallel", "concat", {"name": "token_concat", "fit": "keep"}])
+def test_a_reference_is_fitted_to_the_frame_of_each_target(tmp_path, flux, method):
+    """One picture that stands beside targets of two sizes, neither of them its own."""
+    reference = picture("r", 32).crop((0, 0, 32, 16))
+    made = [Pair(reference=reference, target=picture(f"t{i}", size)) for i, size in enumerate((16, 32, 16))]
+    run = pair_run(tmp_path / "run", made)
+    dsd.encode(run, flux, method, **QUIET)
+    cache, built = EncodedPairs.find(run.path), conditioning.create(method)
+    assert len(cache.references) == 2
+    for pair in made:
+        batch, size = cache.batch([pair.id]), pair.target.height
+        prepared = built.prepare([pixels(reference)], size, size)
+        expected = built.encode(flux, prepared).latents
+        torch.testing.assert_close(batch.reference.latents, expected, atol=1e-5, rtol=1e-4)
+        target = built.encode_target(flux, prepared, pixels(pair.target))
+        torch.testing.assert_close(batch.target, target, atol=1e-5, rtol=1e-4)
+        built.canvas(batch.reference, batch.target)
+
+
 def test_a_damaged_shard_is_named_and_mended(run, flux):
     dsd.encode(run, flux, **QUIET)
     cache = EncodedPairs.find(run.path)

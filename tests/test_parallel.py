@@ -1,23 +1,31 @@
 """`parallel` is the released model: stock diffusers classes are the oracle."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxControlPipeline, FluxPipeline, FluxTransformer2DModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import nn
+from torch.nn import functional
 
-from dsd import DSDPipeline
-from dsd.backbones import FluxBackbone, Reference
+from dsd import DSDPipeline, Student
+from dsd.backbones import FluxBackbone, RawBatch, Reference
 from dsd.backbones.packing import grid_ids, pack, unpack
 from dsd.conditioning import Parallel
 
 
 @pytest.fixture
 def trained(tiny_flux: Path) -> tuple[FluxBackbone, Parallel]:
+    return _trained(tiny_flux, Parallel())
+
+
+def _trained(tiny_flux: Path, method: Parallel) -> tuple[FluxBackbone, Parallel]:
     """A backbone with the conditioning installed and its new weights no longer zero."""
-    backbone, method = FluxBackbone(str(tiny_flux)), Parallel()
+    backbone = FluxBackbone(str(tiny_flux))
     method.install(backbone.denoiser)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -145,3 +153,130 @@ def test_second_installation_and_wrong_restoration_are_refused(tiny_flux: Path, 
     method.restore(backbone.denoiser, tmp_path)
     with pytest.raises(ValueError, match="installed already"):
         method.install(backbone.denoiser)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48)])
+def test_stacked_equals_the_stock_pipeline_on_the_stacked_canvas(
+    tiny_flux: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    backbone, method = _trained(tiny_flux, Parallel(arrangement="stacked"))
+    reference, (height, width) = torch.rand(1, 3, *size), size
+    stock = _stock_pipeline(backbone, tiny_flux)
+    arguments: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.5}
+    for kind in ("latent", "pt"):
+        theirs = stock(
+            "snow", control_image=torch.cat([reference, torch.zeros_like(reference)], dim=-2) * 2 - 1,
+            height=2 * height, width=width, max_sequence_length=24,
+            generator=torch.Generator().manual_seed(3), output_type=kind, **arguments,
+        ).images  # fmt: skip
+        ours = DSDPipeline(backbone, method, size)(
+            image=reference, prompt="snow", seed=3, output_type=kind, return_both_frames=True, **arguments
+        )
+        theirs = unpack(theirs, height // 4, width // 8) if kind == "latent" else theirs
+        above, below = theirs.chunk(2, dim=-2)
+        torch.testing.assert_close(ours.images, below, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.references, above, atol=1e-5, rtol=0)
+
+
+def test_frames_encoded_by_themselves_do_not_know_of_each_other(tiny_flux: Path) -> None:
+    backbone, method = _trained(tiny_flux, Parallel(encoding="per_frame", arrangement="stacked"))
+    reference, target = torch.rand(2, 2, 3, 32, 48) * 2 - 1
+    encoded = method.encode(backbone, reference)
+    black = backbone.encode_image(torch.full((1, 3, 32, 48), -1.0))
+    torch.testing.assert_close(encoded.latents[..., :4, :], backbone.encode_image(reference))
+    torch.testing.assert_close(encoded.latents[:1, :, 4:], black)
+    assert torch.equal(method.encode_target(backbone, reference, target), backbone.encode_image(target))
+    canvas = method.canvas(encoded, backbone.encode_image(target))
+    alone = backbone.decode(canvas[..., 4:, :])
+    assert torch.equal(method.decode(backbone, canvas)["target"], alone)
+    joint = Parallel(arrangement="stacked").decode(backbone, canvas)["target"]
+    assert not torch.allclose(joint, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("fit", ["cover", "contain"])
+def test_a_reference_of_another_aspect_comes_into_the_frame(tiny_flux: Path, fit: Any) -> None:
+    """In the pipeline, in training and in the cache's `prepare` alike."""
+    student = Student(base=str(tiny_flux), conditioning={"name": "parallel", "fit": fit}, text_dropout=0.0)
+    wide, target = torch.rand(2, 3, 16, 64), torch.rand(2, 3, 32, 32)
+    framed = functional.interpolate(
+        wide, *[(32, 128) if fit == "cover" else (8, 32)], mode="bicubic", antialias=True
+    )
+    framed = framed[..., 48:80] if fit == "cover" else functional.pad(framed, (0, 0, 12, 12))
+    framed = framed.clamp(0, 1)
+    captions = ["snow", "the beach"]
+    batches = [
+        student.encode(
+            RawBatch(ids=["a", "b"], reference=x * 2 - 1, target=target * 2 - 1, captions=captions)
+        )
+        for x in (wide, framed)
+    ]
+    torch.testing.assert_close(
+        batches[0].reference.latents, batches[1].reference.latents, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(batches[0].target, batches[1].target, atol=1e-4, rtol=1e-4)
+    assert student.losses(batches[0], torch.Generator().manual_seed(0))[0].isfinite()
+    pipe = DSDPipeline(student.backbone, student.conditioning, (32, 32))
+    drawn = [
+        pipe(x, captions, seed=0, num_inference_steps=1, output_type="latent", return_both_frames=True)
+        for x in (wide, framed)
+    ]
+    torch.testing.assert_close(drawn[0].images, drawn[1].images, atol=1e-4, rtol=1e-4)
+
+
+def test_frames_of_two_sizes_are_refused(tiny_flux: Path) -> None:
+    backbone, method = FluxBackbone(str(tiny_flux)), Parallel(encoding="per_frame")
+    with pytest.raises(ValueError, match="frame is 64 x 16 px and the target's 32 x 32"):
+        method.encode_target(backbone, torch.zeros(1, 3, 16, 64), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="frame is 4 x 4 latents and the target's 6 x 4"):
+        method.canvas(Reference(latents=torch.zeros(1, 16, 4, 8)), torch.zeros(1, 16, 4, 6))
+
+
+@pytest.mark.parametrize("argument", ["encoding", "arrangement", "fit"])
+def test_unknown_choices_are_refused(argument: str) -> None:
+    create = Parallel.__init__
+    while hasattr(create, "__wrapped__"):  # without the run-time type checks of the tests
+        create = create.__wrapped__
+    with pytest.raises(ValueError, match=f"Unknown {argument}='other'. Allowed: '"):
+        create(Parallel.__new__(Parallel), **{argument: "other"})
+
+
+def test_each_frame_has_its_weight_when_stacked(tiny_flux: Path) -> None:
+    spec = {"name": "parallel", "arrangement": "stacked"}
+    arguments: dict[str, Any] = {"conditioning": spec, "text_dropout": 0.0, "reference_dropout": 0.0}
+    plain, weighted = (
+        Student(base=str(tiny_flux), frame_weights=weights, **arguments)
+        for weights in ((1.0, 1.0), (3.0, 1.0))
+    )
+    pixels = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    batch = plain.encode(
+        RawBatch(ids=["a", "b"], reference=pixels[0], target=pixels[1], captions=["snow", "the beach"])
+    )
+    total, frames = plain.losses(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(total, frames.mean())
+    total, _ = weighted.losses(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(total, 0.75 * frames[0] + 0.25 * frames[1])
+    # Written out: rows 0 to 3 of the canvas are the reference.
+    generator = torch.Generator().manual_seed(0)
+    x_0 = torch.cat([batch.reference.latents[..., :4, :], batch.target], dim=-2)
+    t = torch.sigmoid(torch.randn(2, generator=generator))
+    torch.rand(2, 2, generator=generator)  # who is dropped
+    below, above = (torch.randn(2, 16, 4, 4, generator=generator) for _ in range(2))
+    noise = torch.cat([above, below], dim=-2)
+    with torch.no_grad():
+        x_t = torch.lerp(x_0, noise, t[:, None, None, None])
+        found = plain.conditioning.velocity(plain.backbone, x_t, t, batch.reference, batch.text, 1.0)
+    torch.testing.assert_close(frames[0], (found - (noise - x_0))[..., :4, :].square().mean())
+
+
+def test_a_base_whose_file_names_no_output_channels_is_saved(tiny_flux: Path, tmp_path: Path) -> None:
+    """As that of FLUX.1-dev: diffusers then takes them for a default and would forget the widening."""
+    shutil.copytree(tiny_flux, tmp_path / "base")
+    config = tmp_path / "base" / "transformer" / "config.json"
+    values = json.loads(config.read_text())
+    del values["out_channels"]
+    config.write_text(json.dumps(values))
+    student = Student(base=str(tmp_path / "base"), frame_size=(32, 32), lora={"rank": 2})
+    student.save_pretrained(tmp_path / "saved", components="trained")
+    saved = FluxTransformer2DModel.from_pretrained(tmp_path / "saved" / "transformer")
+    assert (saved.config.in_channels, saved.config.out_channels, saved.out_channels) == (128, 64, 64)

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 import dsd
-from dsd import curators, teachers
+from dsd import curators, precision, teachers
 from dsd.backbones import Batch, Reference, Text
 from dsd.curators import Verdict
 from dsd.data.atomic import LockedError, lock
 from dsd.evaluation import held_out, small_world
-from dsd.quickstart import Recipe, clock, loop, precision, quickstart, state
+from dsd.evaluation.rows import load_rows, save_rows
+from dsd.quickstart import Recipe, clock, loop, quickstart, state
 
 METHODS = {"student", "text_only", "copy", "untrained", "ceiling"}
 SCORES = ("identity", "identity_encoder", "scene", "product")
@@ -101,7 +102,7 @@ def test_the_whole_loop_with_a_tiny_model_and_again(tmp_path, recipe, monkeypatc
         "untrained": dsd.DSDPipeline(fresh.backbone, fresh.conditioning, (64, 64)),
         "student": dsd.DSDPipeline.from_pretrained(folder / "student"),
     }
-    sheets = {name: state.load_sheet(folder / "answers" / f"{name}.png", 4, 4) for name in pipes}
+    sheets = {name: load_rows(folder / "answers" / f"{name}.png", 4, 4) for name in pipes}
     for name, pipe in pipes.items():
         (drawn,) = small_world.student_answers(held_out(1, seed=1), pipe, seed=1, num_inference_steps=2)
         for image, kept in zip(drawn, sheets[name][0], strict=True):
@@ -396,15 +397,15 @@ def test_sheets_keep_every_picture_in_its_place(tmp_path):
         [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(4)]
         for _ in range(120)
     ]
-    state.save_sheet(rows, tmp_path / "a" / "sheet.png")
-    again = state.load_sheet(tmp_path / "a" / "sheet.png", rows=120, columns=4)
+    save_rows(rows, tmp_path / "a" / "sheet.png")
+    again = load_rows(tmp_path / "a" / "sheet.png", rows=120, columns=4)
     assert [[x.tobytes() for x in row] for row in again] == [[x.tobytes() for x in row] for row in rows]
     for rows, columns in ((120, 3), (119, 4)):
         with pytest.raises(ValueError, match=rf"256 x 7680 px, not {rows} rows of {columns} pictures"):
-            state.load_sheet(tmp_path / "a" / "sheet.png", rows=rows, columns=columns)
+            load_rows(tmp_path / "a" / "sheet.png", rows=rows, columns=columns)
     (tmp_path / "a" / "sheet.png").write_bytes(b"half a pict")
     with pytest.raises(ValueError, match="Delete it, to have it drawn again"):
-        state.load_sheet(tmp_path / "a" / "sheet.png", rows=120, columns=4)
+        load_rows(tmp_path / "a" / "sheet.png", rows=120, columns=4)
 
 
 def test_the_embedded_model_in_a_few_seconds(tmp_path):

@@ -117,21 +117,23 @@ def test_full_training_reaches_every_parameter_of_the_denoiser(tiny_flux: Path) 
 
 
 def test_loss_at_the_start_is_that_of_the_base(tiny_flux: Path) -> None:
-    """Written out once more, with the base alone: times, path, velocity, mean over both frames."""
+    """Written out once more, with the base alone: times, dropout, noise (the target's first), path, velocity,
+    mean over both frames."""
     student = _student(tiny_flux, time_sampling="uniform", text_dropout=0.0, reference_dropout=0.0)
     base = FluxBackbone(str(tiny_flux), parts=("denoiser",))
     batch, generator = _batch(), torch.Generator().manual_seed(7)
     ours, frames = student.losses(batch, torch.Generator().manual_seed(7))
     x_0 = torch.cat([batch.reference.latents[..., :4], batch.target], dim=-1)
-    noise = torch.randn(4, 16, 4, 8, generator=generator)
     t = torch.rand(4, generator=generator)[:, None, None, None]
+    torch.rand(2, 4, generator=generator)
+    right, left = (torch.randn(4, 16, 4, 4, generator=generator) for _ in range(2))
+    noise = torch.cat([left, right], dim=-1)
     x_t = (1 - t) * x_0 + t * noise
     with torch.no_grad():
         output = base.call(pack(x_t), t.flatten(), batch.text, grid_ids(4, 8), 1.0)
     error = (output - pack(noise - x_0)).square()
     torch.testing.assert_close(ours, error.mean())
-    left = error.unflatten(1, (2, 4))[:, :, :2].mean()
-    torch.testing.assert_close(frames[0], left)
+    torch.testing.assert_close(frames[0], error.unflatten(1, (2, 4))[:, :, :2].mean())
 
 
 def test_frame_weights_and_time_shift_take_effect(tiny_flux: Path) -> None:

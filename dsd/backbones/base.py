@@ -13,6 +13,8 @@ from dsd.registry import Recorded
 
 Latents = Float[Tensor, "b c h w"]
 Pixels = Float[Tensor, "b 3 height width"]
+ReferencePixels = Float[Tensor, "b *k 3 reference_height reference_width"]
+"""One reference for each picture, or k of one size."""
 Index = int | slice | Sequence[int] | Tensor
 R = TypeVar("R", bound="TensorRecord")
 
@@ -109,11 +111,12 @@ class Reference(TensorRecord):
     later.
 
     Attributes:
-        latents: of an autoencoder; their layout is the conditioning's own.
+        latents: of an autoencoder, for k references of one picture along a second axis; what the frame shows
+            is the conditioning's own.
         tokens: of an image encoder.
     """
 
-    latents: Latents | None = None
+    latents: Latents | Float[Tensor, "b k c h w"] | None = None
     tokens: Float[Tensor, "b m d"] | None = None
 
     def masked(self, keep: Bool[Tensor, " b"]) -> "Reference":
@@ -150,15 +153,21 @@ class RawBatch(TensorRecord):
 
     Attributes:
         ids: of the pairs.
-        reference: pixels, uint8 or float in [-1, 1].
+        reference: pixels, uint8 or float in [-1, 1]; several for each target along a second axis.
         target: pixels, uint8 or float in [-1, 1].
         captions: what each target shows.
     """
 
     ids: list[str]
-    reference: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
+    reference: ReferencePixels | UInt8[Tensor, "b *k 3 reference_height reference_width"]
     target: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
     captions: list[str]
+
+    @property
+    def references(self) -> list[Pixels]:
+        """Floats in [-1, 1], one item for each reference of a pair."""
+        pixels = as_pixels(self.reference)
+        return list(pixels.unbind(1)) if pixels.ndim == 5 else [pixels]
 
 
 class Backbone(Recorded, nn.Module, ABC):
@@ -265,6 +274,6 @@ class Backbone(Recorded, nn.Module, ABC):
         """Hash of all that decides what `encode_image` and `encode_text` return: the key of caches."""
 
 
-def as_pixels(pixels: Tensor) -> Pixels:
+def as_pixels(pixels: Tensor) -> Float[Tensor, "b *k 3 height width"]:
     """uint8 pixels to floats in [-1, 1]; floats stay as they are."""
     return pixels.float() / 255 * 2 - 1 if pixels.dtype == torch.uint8 else pixels

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dsd import flow
 from dsd.backbones.base import Backbone, Latents, Pixels, Text
+from dsd.backbones.times import exact_times
 
 _COMPONENTS = {
     "denoiser": ("transformer",),
@@ -223,22 +224,23 @@ class FluxBackbone(Backbone):
         guidance: float | Float[Tensor, " b"] = 1.0,
         **extra: Any,
     ) -> Float[Tensor, "b n k"]:
-        """Run the transformer; see `Backbone.call`."""
+        """Run the transformer, times and guidance in float32; see `Backbone.call`."""
         assert self.denoiser is not None, "load the denoiser first"
         told = None
         if self.denoiser.config.guidance_embeds:
             told = torch.as_tensor(guidance, dtype=torch.float32, device=tokens.device).expand(len(tokens))
-        output: Tensor = self.denoiser(
-            hidden_states=tokens,
-            timestep=t.to(tokens.dtype),
-            guidance=told,
-            pooled_projections=text.pooled,
-            encoder_hidden_states=text.tokens,
-            txt_ids=ids.new_zeros(text.tokens.shape[1], 3),
-            img_ids=ids,
-            return_dict=False,
-            **extra,
-        )[0]
+        with exact_times(self.denoiser, t, told):
+            output: Tensor = self.denoiser(
+                hidden_states=tokens,
+                timestep=t,
+                guidance=told,
+                pooled_projections=text.pooled,
+                encoder_hidden_states=text.tokens,
+                txt_ids=ids.new_zeros(text.tokens.shape[1], 3),
+                img_ids=ids,
+                return_dict=False,
+                **extra,
+            )[0]
         return output
 
     def schedule(self, num_steps: int, num_tokens: int, device: torch.device) -> Any:

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         groups: Groups = options[command][1] if command else {}
         known = {f"{prefix}{option.name}": option for prefix, group in groups.items() for option in group}
-        return messages.fail(command, messages.explain(str(error), command, list(COMMANDS), known))
+        words = COMMANDS[command].positional if command else ()
+        return messages.fail(command, messages.explain(str(error), command, list(COMMANDS), known, words))
     except _FOR_USERS as error:
         if debug or isinstance(error, _FOR_US):
             raise
@@ -84,7 +85,7 @@ def _parser(options: Mapping[str, tuple[str, Groups]]) -> ArgumentParser:
         own.add_argument("--config", action="config", help="YAML file with any of the options below.")
         for prefix, group in groups.items():
             for option in group:
-                option.add_to(own, prefix, positional=COMMANDS[name].positional)
+                option.add_to(own, prefix, positional=option.name in COMMANDS[name].positional)
         commands.add_subcommand(name, own, help=text.partition(". ")[0].rstrip(".") + ".")
     return parser
 

@@ -1,6 +1,6 @@
 """The commands, and the function that each calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,13 @@ class Command:
         target: "module:function", whose arguments are its options.
         nested: arguments of the function that are options of something else: "module:Class" whose constructor
             takes them.
-        positional: its options are words without `--`.
+        positional: which of its options are words without `--`.
         say: what to tell the user of the function's result.
     """
 
     target: str
     nested: Mapping[str, str] = field(default_factory=dict)
-    positional: bool = False
+    positional: Sequence[str] = ()
     say: Callable[[Any], str] = str
 
     def options(self) -> tuple[str, dict[str, list[Option]]]:
@@ -44,6 +44,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "sample": Command(target="dsd.cli.sample:sample"),
     "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
+    "convert": Command(target="dsd.convert:convert", positional=("src", "dst")),
+    "study": Command(target="dsd.cli.study:study", positional=("question",)),
     "report": Command(target="dsd.evaluation.report:report_run"),
-    "list": Command(target="dsd.cli.names:list_names", positional=True),
+    "list": Command(target="dsd.cli.names:list_names", positional=("family",)),
 }

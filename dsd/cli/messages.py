@@ -21,7 +21,13 @@ def fail(command: str, message: str, status: int = 2) -> int:
     return status
 
 
-def explain(message: str, command: str, commands: Sequence[str], options: Mapping[str, Option]) -> str:
+def explain(
+    message: str,
+    command: str,
+    commands: Sequence[str],
+    options: Mapping[str, Option],
+    words: Sequence[str] = (),
+) -> str:
     """What jsonargparse complains of, in the words of the command line.
 
     Args:
@@ -29,17 +35,22 @@ def explain(message: str, command: str, commands: Sequence[str], options: Mappin
         command: the command, or "" if none is known.
         commands: all commands.
         options: the command's options by name.
+        words: those of them that are given without `--`.
     """
+
+    def flag(name: str) -> str:
+        return name.upper() if name in words else f"--{name}"
+
     see = f"See {_called(command)} --help."
     key = re.match(r'Parser key "([^"]+)":', message)
     value = re.search(r"(?:Given|Got) value: (.*)\Z", message, re.DOTALL)
     if key and value and key[1] in options:
-        return f"--{key[1]} cannot be {value[1]!r}: it takes {_kind(options[key[1]].type)}. {see}"
+        return f"{flag(key[1])} cannot be {value[1]!r}: it takes {_kind(options[key[1]].type)}. {see}"
     if key:
         return f"--{key[1]}: {message[key.end() :].strip()}"
     if missing := re.search(r"arguments are required: (.+)", message):
         names = [name.rpartition(f"{command}.")[2] for name in missing[1].split(", ")]
-        return f"{' and '.join(f'--{name}' for name in names)} must be given. {see}"
+        return f"{' and '.join(map(flag, names))} must be given. {see}"
     if unknown := re.search(r"invalid choice: '(\S+)'", message):
         name = unknown[1]
         return f"There is no command {name!r}.{_hint(name, commands)} Known: {', '.join(commands)}."

@@ -48,9 +48,11 @@ class Option:
         return any(getattr(kind, "__origin__", None) is list for kind in (self.type, *get_args(self.type)))
 
     def add_to(self, parser: ArgumentParser, prefix: str = "", positional: bool = False) -> None:
-        """Add it to a parser as `--prefix.name`, or as a word that may be left out."""
+        """Add it to a parser as `--prefix.name`, or as a word that may be left out if it has a default."""
         flag, text = f"--{prefix}{self.name}", self.help.replace("%", "%%")
-        if positional:
+        if positional and self.required:
+            parser.add_argument(self.name, type=self.type, help=text)
+        elif positional:
             parser.add_argument(self.name, nargs="?", type=self.type, default=self.default, help=text)
         elif self.type is bool:
             parser.add_argument(flag, action=ActionYesNo, default=self.default, help=text)

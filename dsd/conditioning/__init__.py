@@ -11,14 +11,38 @@ from dsd.registry import Registry
 
 if TYPE_CHECKING:
     from dsd.conditioning.base import Conditioning, Inputs
+    from dsd.conditioning.concat import Concat
+    from dsd.conditioning.controlnet import ControlNet
+    from dsd.conditioning.ip_adapter import IPAdapter
     from dsd.conditioning.parallel import Parallel
+    from dsd.conditioning.token_concat import TokenConcat
 
-__all__ = ["Conditioning", "Inputs", "Parallel", "create", "get", "names", "register", "registry", "spec"]
+__all__ = [
+    "Concat",
+    "Conditioning",
+    "ControlNet",
+    "IPAdapter",
+    "Inputs",
+    "Parallel",
+    "TokenConcat",
+    "create",
+    "get",
+    "names",
+    "register",
+    "registry",
+    "spec",
+]
 
 registry: "Registry[Conditioning]" = Registry(
     "conditioning",
     base="dsd.conditioning.base:Conditioning",
-    builtin={"parallel": "dsd.conditioning.parallel:Parallel"},
+    builtin={
+        "concat": "dsd.conditioning.concat:Concat",
+        "controlnet": "dsd.conditioning.controlnet:ControlNet",
+        "ip_adapter": "dsd.conditioning.ip_adapter:IPAdapter",
+        "parallel": "dsd.conditioning.parallel:Parallel",
+        "token_concat": "dsd.conditioning.token_concat:TokenConcat",
+    },
 )
 create = registry.create
 get = registry.get

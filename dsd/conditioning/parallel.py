@@ -1,27 +1,37 @@
 """Two frames denoised together: the method of the paper, in the form of its public release."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from dsd.backbones.base import Backbone, Latents, Pixels, Reference, Text
-from dsd.backbones.packing import grid_ids, pack
-from dsd.conditioning.base import Canvas, Conditioning, Inputs, Times
-
-BLACK = -1.0
+from dsd import pixels
+from dsd.backbones.base import Backbone, Latents, Pixels, Reference, ReferencePixels, Text
+from dsd.conditioning import widen
+from dsd.conditioning.base import Canvas, Conditioning, Frames, Inputs, Times, one_of
 
 
 class Parallel(Conditioning):
     """The canvas is [reference | target]; both frames are noised, and every token is told the clean
     [reference | black].
 
-    The left frame learns to repeat the reference and the right one to draw the target, and full attention
-    between them carries the identity over. The clean latents enter as further input channels: `x_embedder`
-    grows from c to 2 c columns, the new ones zero. The release adds the output of a second layer,
-    `c_embedder`, instead, which is the same function: W = [W_x | W_c], b = b_x + b_c. So a student is a stock
-    `FluxTransformer2DModel(in_channels=2c, out_channels=c)` under stock `FluxControlPipeline`.
+    The first frame learns to repeat the reference and the second one to draw the target, and full attention
+    between them carries the identity over. The clean latents enter as further input channels (see
+    `dsd.conditioning.widen`). The release adds the output of a second layer, `c_embedder`, instead, which is
+    the same function: W = [W_x | W_c], b = b_x + b_c. So a student is a stock
+    `FluxTransformer2DModel(in_channels=2c, out_channels=c)` under stock `FluxControlPipeline`, and the padded
+    reference is its control image. The defaults are the release's.
+
+    Args:
+        encoding: "joint" encodes and decodes the canvas as one picture; "per_frame" each frame by itself, so
+            that the autoencoder's normalisation over a whole picture does not mix them.
+        arrangement: "side_by_side", the reference on the left; or "stacked", the reference above.
+        fit: how a reference of another shape comes into its frame, which is as large as the target's: "cover"
+            cuts it around its centre, "contain" shows all of it between black bars.
+
+    Raises:
+        ValueError: for a choice that does not exist.
 
     References:
         Cai et al., *Diffusion Self-Distillation for Zero-Shot Customized Image Generation*, 2024,
@@ -29,7 +39,19 @@ class Parallel(Conditioning):
     """
 
     frames: ClassVar[tuple[str, ...]] = ("reference", "target")
-    stock_pipeline: ClassVar[str] = "FluxControlPipeline"
+    stock_pipeline = widen.STOCK_PIPELINE
+
+    def __init__(
+        self,
+        encoding: Literal["joint", "per_frame"] = "joint",
+        arrangement: Literal["side_by_side", "stacked"] = "side_by_side",
+        fit: pixels.Fit = "cover",
+    ) -> None:
+        super().__init__()
+        self.encoding = one_of("encoding", encoding, ("joint", "per_frame"))
+        self.arrangement = one_of("arrangement", arrangement, ("side_by_side", "stacked"))
+        self.fit = one_of("fit", fit, list(pixels.FITS))
+        self.frame_axis = -2 if arrangement == "stacked" else -1
 
     def install(self, denoiser: nn.Module) -> None:
         """Widen the input layer by zero columns.
@@ -37,24 +59,7 @@ class Parallel(Conditioning):
         Raises:
             ValueError: if the denoiser has further input channels already.
         """
-        flux: Any = denoiser
-        channels, out_channels = _channels(flux)
-        if channels != out_channels:
-            raise ValueError(
-                f"The base has {channels} input and {out_channels} output channels: it is no text-to-image "
-                "model, or a conditioning is installed already. Give a base with as many of both."
-            )
-        old = flux.x_embedder
-        new = nn.Linear(2 * channels, old.out_features, bias=old.bias is not None, device="meta")
-        new.to_empty(device=old.weight.device).to(old.weight.dtype)
-        with torch.no_grad():
-            new.weight.zero_()
-            new.weight[:, :channels] = old.weight
-            if old.bias is not None:
-                new.bias.copy_(old.bias)
-        flux.x_embedder = new
-        flux.register_to_config(in_channels=2 * channels, out_channels=channels)
-        flux.out_channels = channels
+        widen.widen(denoiser)
 
     def restore(self, denoiser: nn.Module, folder: Path) -> None:
         """Check that the saved denoiser has the widened input.
@@ -62,44 +67,65 @@ class Parallel(Conditioning):
         Raises:
             ValueError: if it has not.
         """
-        channels, out_channels = _channels(denoiser)
-        if channels != 2 * out_channels:
-            raise ValueError(
-                f"The denoiser in {str(folder)!r} has {channels} input and {out_channels} output channels; a "
-                f"student of `parallel` or a converted release has {2 * out_channels} and {out_channels}."
-            )
+        widen.check_wide(denoiser, folder, "parallel")
 
     def trained(self, denoiser: nn.Module) -> dict[str, nn.Parameter]:
         """The whole input layer."""
-        flux: Any = denoiser
-        return {f"x_embedder.{name}": parameter for name, parameter in flux.x_embedder.named_parameters()}
+        return widen.input_layer(denoiser)
 
-    def encode(self, backbone: Backbone, reference: Pixels) -> Reference:
-        """Latents of the canvas [reference | black], encoded as one picture."""
-        return Reference(
-            latents=backbone.encode_image(torch.cat([reference, torch.full_like(reference, BLACK)], -1))
-        )
+    def fitted(self, reference: Pixels, height: int, width: int) -> pixels.FramePixels:
+        """In a frame of the target's size."""
+        return pixels.FITS[self.fit](reference, height, width)
 
-    def encode_target(self, backbone: Backbone, reference: Pixels, target: Pixels) -> Latents:
-        """The right half of the latents of [reference | target], since the canvas is decoded as one picture
-        too.
+    def encode(self, backbone: Backbone, reference: ReferencePixels) -> Reference:
+        """Latents of the canvas [reference | black]."""
+        if self.encoding == "per_frame":
+            black = backbone.encode_image(torch.full_like(reference[:1], pixels.BLACK))
+            latents = backbone.encode_image(reference)
+            return Reference(latents=torch.cat([latents, black.expand_as(latents)], dim=self.frame_axis))
+        padded = torch.cat([reference, torch.full_like(reference, pixels.BLACK)], dim=self.frame_axis)
+        return Reference(latents=backbone.encode_image(padded))
+
+    def encode_target(self, backbone: Backbone, reference: ReferencePixels, target: Pixels) -> Latents:
+        """Latents of the target; in joint encoding the second half of those of [reference | target], since
+        that canvas is decoded as one picture too.
+
+        Raises:
+            ValueError: if the pictures differ in size.
         """
-        return self.crop(backbone.encode_image(torch.cat([reference, target], dim=-1)))
+        _check_frames(reference.shape[-2:], target.shape[-2:], "px")
+        if self.encoding == "per_frame":
+            return backbone.encode_image(target)
+        return self.crop(backbone.encode_image(torch.cat([reference, target], dim=self.frame_axis)))
 
     def canvas(self, reference: Reference, target: Latents) -> Canvas:
-        """[reference | target]; the reference's own latents are the left half of its encoded canvas."""
+        """[reference | target]; the reference's own latents are the first half of its encoded canvas.
+
+        Raises:
+            ValueError: if the frames differ in size.
+        """
         assert reference.latents is not None
-        return torch.cat([self.split(reference.latents)["reference"], target], dim=-1)
+        frame = self.split(reference.latents)["reference"]
+        _check_frames(frame.shape[-2:], target.shape[-2:], "latents")
+        return torch.cat([frame, target], dim=self.frame_axis)
 
     def inputs(
         self, x_t: Canvas, t: Times, reference: Reference, text: Text, guidance: float | Times = 1.0
     ) -> Inputs:
         """Noisy and clean tokens joined by channel."""
-        assert reference.latents is not None
-        tokens = torch.cat([pack(x_t), pack(reference.latents.to(x_t.dtype))], dim=-1)
-        return Inputs(tokens=tokens, ids=grid_ids(x_t.shape[-2], x_t.shape[-1], x_t.device))
+        return widen.joined(x_t, reference)
+
+    def decode(self, backbone: Backbone, canvas: Canvas) -> Frames:
+        """The pixels of both frames, decoded as they were encoded: together or each by itself."""
+        if self.encoding == "per_frame":
+            return {name: backbone.decode(frame) for name, frame in self.split(canvas).items()}
+        return super().decode(backbone, canvas)
 
 
-def _channels(denoiser: Any) -> tuple[int, int]:
-    config = denoiser.config
-    return config.in_channels, config.out_channels or config.in_channels
+def _check_frames(reference: tuple[int, ...], target: tuple[int, ...], unit: str) -> None:
+    if tuple(reference) != tuple(target):
+        raise ValueError(
+            f"The reference's frame is {reference[1]} x {reference[0]} {unit} and the target's "
+            f"{target[1]} x {target[0]}: both frames of a canvas are of one size. Bring the reference to the "
+            "target's frame first, as `prepare` does."
+        )

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from dsd.backbones.base import Backbone, Latents, Pixels, Reference, TensorRecord, as_pixels
+from dsd.backbones.base import Backbone, Latents, Pixels, Reference, ReferencePixels, TensorRecord, as_pixels
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import Encoding, caption_id
 from dsd.data.store import Run
@@ -26,10 +26,13 @@ from dsd.types import Pair, image_digest
 class Encoder(Protocol):
     """What is needed of a conditioning."""
 
-    def encode(self, backbone: Backbone, reference: Pixels) -> Reference:
+    def prepare(self, references: Sequence[Tensor], height: int, width: int) -> ReferencePixels:
+        """References of any size as `encode` takes them beside a target frame of that size."""
+
+    def encode(self, backbone: Backbone, reference: ReferencePixels) -> Reference:
         """The reference as it is cached."""
 
-    def encode_target(self, backbone: Backbone, reference: Pixels, target: Pixels) -> Latents:
+    def encode_target(self, backbone: Backbone, reference: ReferencePixels, target: Pixels) -> Latents:
         """Latents of the target frame."""
 
 
@@ -112,6 +115,15 @@ def encode_pairs(
     return cache.pairs, len(set(missing) - done)
 
 
+def reference_id(pair: Pair) -> str:
+    """The row of a pair's reference: of its pixels and, as it may be fitted to the target's frame, of that
+    frame's size where it differs.
+    """
+    digest = image_digest(pair.reference)[:20]
+    width, height = pair.target.size
+    return digest if pair.reference.size == pair.target.size else f"{digest}-{width}x{height}"
+
+
 def to_uint8(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """A picture's pixels as RGB."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -147,9 +159,10 @@ def _encode(
     sizes = dict.fromkeys((pair.reference.size, pair.target.size) for _, pair in batch)
     for size in sizes:
         some = [(i, pair) for i, pair in batch if (pair.reference.size, pair.target.size) == size]
-        digests = [image_digest(pair.reference)[:20] for _, pair in some]
-        reference = as_pixels(torch.stack([to_uint8(pair.reference) for _, pair in some])).to(backbone.device)
+        digests = [reference_id(pair) for _, pair in some]
+        pictures = as_pixels(torch.stack([to_uint8(pair.reference) for _, pair in some])).to(backbone.device)
         target = as_pixels(torch.stack([to_uint8(pair.target) for _, pair in some])).to(backbone.device)
+        reference = conditioning.prepare([pictures], target.shape[-2], target.shape[-1])
         new = {digest: digests.index(digest) for digest in dict.fromkeys(digests) if digest not in known}
         if new:
             rows = _rows(conditioning.encode(backbone, reference[list(new.values())]), dtype)

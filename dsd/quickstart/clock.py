@@ -1,12 +1,10 @@
 """Training by the clock: a share of the time takes the place of a number of steps."""
 
-import logging
 import math
 import os
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from dsd.backbones.base import Batch
 from dsd.data.atomic import make_folder
 from dsd.data.datamodule import PairDataModule
 from dsd.interrupts import interruptible
+from dsd.quiet import quiet_training
 from dsd.student import Student
 
 _SMOOTHING = 0.05  # of the loss that the progress bar shows
@@ -171,7 +170,7 @@ def fit_for(
     make_folder(folder)
     checkpoint = folder / "last.ckpt"
     hand = Clock(seconds, student.lr, checkpoint=checkpoint, **clock)
-    with _quiet(), closing(hand):
+    with quiet_training(), closing(hand):
         trainer = lightning.Trainer(
             max_epochs=-1,
             precision=precision,
@@ -196,21 +195,3 @@ def history(clock: Clock) -> dict[str, Any]:
         "steps": list(range(1, len(clock.losses) + 1)),
         "losses": [round(loss, 6) for loss in clock.losses],
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's own remarks: on devices, tips, and validation that is not wanted."""
-    levels: Mapping[str, int] = {
-        name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric", "lightning")
-    }
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of autocast
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

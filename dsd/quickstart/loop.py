@@ -19,9 +19,10 @@ from dsd.data.atomic import discard_folder, lock, make_folder, replace_file
 from dsd.data.store import Run
 from dsd.evaluation.curation import Consistency, consistency
 from dsd.evaluation.page import duration, percent, write_json
-from dsd.quickstart.quiet import quiet_loading
+from dsd.evaluation.rows import Rows, load_rows, save_rows
 from dsd.quickstart.recipe import Recipe
-from dsd.quickstart.state import Rows, State, load_sheet, save_sheet
+from dsd.quickstart.state import State
+from dsd.quiet import quiet_loading
 
 _WRITING_S = 8.0  # to load the student and to write the report
 _LEAST_SHARE = 0.15  # of the time for training, however long the rest took
@@ -206,8 +207,8 @@ class Loop:
         path = self.out / "answers" / f"{name}.png"
         if not path.is_file():
             with self.state.step(name):
-                save_sheet(draw(), path)
-        answers = load_sheet(path, rows=len(cases), columns=len(cases[0].scenes))
+                save_rows(draw(), path)
+        answers = load_rows(path, rows=len(cases), columns=len(cases[0].scenes))
         self.say(name, f"{sum(map(len, answers))} pictures drawn")
         return answers
 
@@ -215,8 +216,8 @@ class Loop:
         """Train for the time that is left, or go on; returns seconds, steps and losses."""
         finished, record = self.out / "student", self.out / "training.json"
         if not finished.is_dir():
+            from dsd.precision import fast_precision
             from dsd.quickstart.clock import fit_for
-            from dsd.quickstart.precision import fast_precision
 
             if self.state.train_s is None:
                 self.state.train_s = self.time_left(num_pictures)

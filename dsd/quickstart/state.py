@@ -4,18 +4,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dsd import grids
 from dsd.data.atomic import make_folder, replace_file
 
 _FILE = "quickstart.json"
-Rows = list[list[Image.Image]]
-"""Pictures, one row a character."""
 
 
 class State:
@@ -73,35 +67,3 @@ def _name(value: object) -> str:
 def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, with the recipe's fields beside the others."""
     return {**arguments, **(arguments.get("recipe") or {}), "recipe": None}
-
-
-def save_sheet(answers: Rows, path: Path) -> None:
-    """All pictures in one, in one step and without loss, one row a character."""
-    make_folder(path.parent)
-    width, height = answers[0][0].size
-    sheet = Image.new("RGB", (len(answers[0]) * width, len(answers) * height))
-    for i, row in enumerate(answers):
-        for j, image in enumerate(row):
-            sheet.paste(image, (j * width, i * height))
-    buffer = BytesIO()
-    sheet.save(buffer, "PNG")
-    replace_file(path, buffer.getvalue())
-
-
-def load_sheet(path: Path, rows: int, columns: int, panel_px: int = 64) -> Rows:
-    """The pictures of a sheet.
-
-    Raises:
-        ValueError: if it is damaged, or has another size.
-    """
-    try:
-        sheet = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Delete it, to have it drawn again.") from error
-    if sheet.size != (columns * panel_px, rows * panel_px):
-        raise ValueError(
-            f"{path} is {sheet.width} x {sheet.height} px, not {rows} rows of {columns} pictures of "
-            f"{panel_px} px. Delete it, to have it drawn again."
-        )
-    panels = grids.split(sheet, grids.Layout(rows=rows, columns=columns))
-    return [panels[i * columns : (i + 1) * columns] for i in range(rows)]

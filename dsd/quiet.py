@@ -1,5 +1,6 @@
-"""Without what other packages say on the terminal while they load models."""
+"""Without what other packages say on the terminal while they load models and train."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +24,21 @@ def quiet_loading() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.enable_progress_bar()
+
+
+@contextmanager
+def quiet_training() -> Iterator[None]:
+    """Without Lightning's own remarks: on devices, tips, and validation that is not wanted."""
+    levels = {
+        name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric", "lightning")
+    }
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of autocast
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,33 @@
+"""Studies: each is a question, answered by cells that are run one by one, a table and plots.
+
+`compare_architectures` trains one student for each way of conditioning and seed, on the same pairs, and asks
+which keeps a character best.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsd.studies.architectures import compare_architectures
+    from dsd.studies.folder import Cell, StudyFolder
+    from dsd.studies.tables import Column, Table
+
+__all__ = ["Cell", "Column", "StudyFolder", "Table", "compare_architectures"]
+
+_MODULE_OF_NAME = {
+    "Cell": "folder",
+    "Column": "tables",
+    "StudyFolder": "folder",
+    "Table": "tables",
+    "compare_architectures": "architectures",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULE_OF_NAME:
+        return getattr(importlib.import_module(f"dsd.studies.{_MODULE_OF_NAME[name]}"), name)
+    raise AttributeError(f"module 'dsd.studies' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
