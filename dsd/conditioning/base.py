@@ -55,7 +55,7 @@ class Conditioning(Recorded, nn.Module, ABC):
     frames: ClassVar[tuple[str, ...]] = ("target",)
     frame_axis: int = -1
     takes_several: ClassVar[bool] = False
-    starts_as_base: ClassVar[bool] = True
+    starts_as_base: bool = True
     stock_pipeline: str | None = None
 
     @abstractmethod

@@ -29,9 +29,12 @@ class Parallel(Conditioning):
         arrangement: "side_by_side", the reference on the left; or "stacked", the reference above.
         fit: how a reference of another shape comes into its frame, which is as large as the target's: "cover"
             cuts it around its centre, "contain" shows all of it between black bars.
+        start: the reference comes in by the weights that read the canvas, times this. At 0, as in the
+            release, training starts from the base's answers, bit for bit. At 1 the base sees the reference's
+            frame from the first step on, as one of less noise, and learns from fewer pairs.
 
     Raises:
-        ValueError: for a choice that does not exist.
+        ValueError: for a choice that does not exist, or a `start` that is no number of at least 0.
 
     References:
         Cai et al., *Diffusion Self-Distillation for Zero-Shot Customized Image Generation*, 2024,
@@ -46,20 +49,24 @@ class Parallel(Conditioning):
         encoding: Literal["joint", "per_frame"] = "joint",
         arrangement: Literal["side_by_side", "stacked"] = "side_by_side",
         fit: pixels.Fit = "cover",
+        start: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= start < float("inf"):
+            raise ValueError(f"`start` must be a number of at least 0; got {start}.")
+        self.start, self.starts_as_base = start, start == 0
         self.encoding = one_of("encoding", encoding, ("joint", "per_frame"))
         self.arrangement = one_of("arrangement", arrangement, ("side_by_side", "stacked"))
         self.fit = one_of("fit", fit, list(pixels.FITS))
         self.frame_axis = -2 if arrangement == "stacked" else -1
 
     def install(self, denoiser: nn.Module) -> None:
-        """Widen the input layer by zero columns.
+        """Widen the input layer.
 
         Raises:
             ValueError: if the denoiser has further input channels already.
         """
-        widen.widen(denoiser)
+        widen.widen(denoiser, self.start)
 
     def restore(self, denoiser: nn.Module, folder: Path) -> None:
         """Check that the saved denoiser has the widened input.

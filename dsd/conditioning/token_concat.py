@@ -58,7 +58,7 @@ class TokenConcat(Conditioning):
     """
 
     takes_several: ClassVar[bool] = True
-    starts_as_base: ClassVar[bool] = False
+    starts_as_base = False
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The reference as further input channels: an `x_embedder` with twice the columns, as Flux-Control has it.
 
-The new columns start at zero, so a widened model answers as before. The widened model is a stock
-`FluxTransformer2DModel(in_channels=2c, out_channels=c)`.
+Without a reference, which is zeros, a widened model answers as before; by default the new columns are zero,
+and with one it does too. It is a stock `FluxTransformer2DModel(in_channels=2c, out_channels=c)`.
 """
 
 from pathlib import Path
@@ -17,8 +17,12 @@ from dsd.conditioning.base import Canvas, Inputs
 STOCK_PIPELINE = "FluxControlPipeline"
 
 
-def widen(denoiser: nn.Module) -> None:
-    """Give the input layer as many zero columns as it has columns.
+def widen(denoiser: nn.Module, start: float = 0.0) -> None:
+    """Give the input layer as many columns again as it has.
+
+    Args:
+        denoiser: with the input layer `x_embedder`.
+        start: the new columns are the old ones times this.
 
     Raises:
         ValueError: if the denoiser has further input channels already.
@@ -34,8 +38,8 @@ def widen(denoiser: nn.Module) -> None:
     new = nn.Linear(2 * channels, old.out_features, bias=old.bias is not None, device="meta")
     new.to_empty(device=old.weight.device).to(old.weight.dtype)
     with torch.no_grad():
-        new.weight.zero_()
         new.weight[:, :channels] = old.weight
+        new.weight[:, channels:] = start * old.weight
         if old.bias is not None:
             new.bias.copy_(old.bias)
     flux.x_embedder = new

@@ -17,6 +17,7 @@ SETTINGS = {
         {"name": "parallel", "encoding": "per_frame"},
         {"name": "parallel", "arrangement": "stacked", "fit": "contain"},
         {"name": "parallel", "encoding": "per_frame", "arrangement": "stacked"},
+        {"name": "parallel", "start": 1.0},
     ],
     "token_concat": [
         "token_concat",
