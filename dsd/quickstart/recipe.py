@@ -43,13 +43,16 @@ class Recipe:
     )
     backbone: Mapping[str, Any] = field(default_factory=lambda: {"max_text_tokens": 24})
     curator: str | Mapping[str, Any] = "embedding"
-    conditioning: str | Mapping[str, Any] = "parallel"
+    conditioning: str | Mapping[str, Any] = field(
+        default_factory=lambda: {"name": "parallel", "encoding": "per_frame", "start": 1.0}
+    )
     student: Mapping[str, Any] = field(
         default_factory=lambda: {
             "ema_decay": 0.99,
             "text_dropout": 0.05,
             "reference_dropout": 0.05,
             "guidance": 3.5,  # as the pairs were drawn
+            "frame_weights": (0.1, 1.0),  # the reference's frame is read more than drawn
             "time_sampling": {"law": "logit_normal", "mean": 0.7, "std": 1.2},
         }
     )
