@@ -97,7 +97,7 @@ def test_the_whole_loop_with_a_tiny_model_and_again(tmp_path, recipe, monkeypatc
     assert f"{len(losses)} steps in" in text
     assert "96</strong> <span>pairs" in text
 
-    fresh = dsd.Student(recipe.base, lora={"rank": 2}, frame_size=(64, 64), seed=1)
+    fresh = dsd.Student(recipe.base, recipe.conditioning, lora={"rank": 2}, frame_size=(64, 64), seed=1)
     pipes = {
         "untrained": dsd.DSDPipeline(fresh.backbone, fresh.conditioning, (64, 64)),
         "student": dsd.DSDPipeline.from_pretrained(folder / "student"),
