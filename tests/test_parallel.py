@@ -280,3 +280,18 @@ def test_a_base_whose_file_names_no_output_channels_is_saved(tiny_flux: Path, tm
     student.save_pretrained(tmp_path / "saved", components="trained")
     saved = FluxTransformer2DModel.from_pretrained(tmp_path / "saved" / "transformer")
     assert (saved.config.in_channels, saved.config.out_channels, saved.out_channels) == (128, 64, 64)
+
+
+def test_at_start_the_reference_is_read_as_the_canvas_is(tiny_flux: Path) -> None:
+    plain = FluxBackbone(str(tiny_flux), parts=("denoiser",)).denoiser.x_embedder
+    backbone = FluxBackbone(str(tiny_flux), parts=("denoiser",))
+    Parallel(start=2.0).install(backbone.denoiser)
+    noisy, shown = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0))
+    found = backbone.denoiser.x_embedder(torch.cat([noisy, shown], dim=-1))
+    torch.testing.assert_close(found, plain(noisy + 2 * shown))
+
+
+@pytest.mark.parametrize("start", [-1.0, float("nan"), float("inf")])
+def test_a_start_that_is_no_weight_is_refused(start: float) -> None:
+    with pytest.raises(ValueError, match="`start` must be a number of at least 0; got"):
+        Parallel(start=start)

@@ -1,28 +1,24 @@
 """Training by the clock: a share of the time takes the place of a number of steps."""
 
 import math
-import os
 import time
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from dsd.backbones.base import Batch
 from dsd.data.atomic import make_folder
 from dsd.data.datamodule import PairDataModule
-from dsd.interrupts import interruptible
-from dsd.quiet import quiet_training
+from dsd.fitting import Hand, fit, keep
 from dsd.student import Student
 
 _SMOOTHING = 0.05  # of the loss that the progress bar shows
 
 
-class Clock(Callback):
+class Clock(Hand):
     """Ends the training when its time is up, and sets the learning rate by the share of time that is gone.
 
     The time and the losses lie in the checkpoints: a training that was stopped goes on with what was left.
@@ -125,11 +121,9 @@ class Clock(Callback):
         self._bar.close()
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write the checkpoint whole: to another name in its folder, then renamed."""
+        """Keep the training."""
         assert self.checkpoint is not None
-        part = self.checkpoint.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        os.replace(part, self.checkpoint)
+        keep(trainer, self.checkpoint)
         self._saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,21 +164,7 @@ def fit_for(
     make_folder(folder)
     checkpoint = folder / "last.ckpt"
     hand = Clock(seconds, student.lr, checkpoint=checkpoint, **clock)
-    with quiet_training(), closing(hand):
-        trainer = lightning.Trainer(
-            max_epochs=-1,
-            precision=precision,
-            gradient_clip_val=1.0,
-            callbacks=[hand],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-        resumed = str(checkpoint) if checkpoint.is_file() else None
-        with interruptible(trainer):
-            trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
+    fit(student, data, hand, checkpoint, precision=precision)
     return history(hand)
 
 

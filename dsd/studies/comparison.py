@@ -23,7 +23,7 @@ _MARGIN = 0.95  # of the time is planned for
 _BUILDING_S = 8.0  # to build a student and to load it again
 _FULL_MINUTES = 60.0  # from how many minutes on all references are drawn
 _VALIDATIONS = 8  # up to the mark of equal steps
-_TEACHER = {"guidance_scale": 3.5, "batch_size": 16, "dtype": "float32"}
+_TEACHER = {"batch_size": 16, "dtype": "float32"}
 
 
 class Comparison:
@@ -137,9 +137,8 @@ class Comparison:
         folder, cases, base = cell.begin(), self.cases, self.asked["base"]["base"]
         drawn = folder / "text_only.png"
         if not drawn.is_file():
-            steps = self.asked["sampling"]["num_inference_steps"]
-            spec = {"name": "diffusers", "model": base, "panel_size": 64, "num_inference_steps": steps}
-            artist = teachers.create({**spec, **_TEACHER})
+            spec = {"name": "diffusers", "model": base, "panel_size": 64}
+            artist = teachers.create({**spec, **self.asked["sampling"], **_TEACHER})
             save_rows(text_only_answers(cases, artist, progress=self.bar("text alone")), drawn)
         answers = {
             "text_only": load_rows(drawn, len(cases), len(cases[0].scenes)),

@@ -99,5 +99,10 @@ def _seconds(function: Any) -> float:
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
-    batch.map(lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    batch.map(keep)
     return found

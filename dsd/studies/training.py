@@ -3,31 +3,27 @@
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save
 from tqdm import tqdm
 
 from dsd.backbones.base import Batch
 from dsd.data.atomic import replace_file
 from dsd.data.datamodule import PairDataModule
-from dsd.interrupts import interruptible
-from dsd.quiet import quiet_training
+from dsd.fitting import Hand, fit, keep
 from dsd.student import Student
 
 CHECKPOINT, RECORD = "last.ckpt", "training.json"
 _LISTS = ("losses", "seconds", "validated")
 
 
-class Recorder(Callback):
+class Recorder(Hand):
     """Writes down what a training does, keeps it, and takes snapshots at its marks.
 
     What is written down lies in the checkpoints, so that a training that goes on is written down as one.
@@ -111,14 +107,8 @@ class Recorder(Callback):
         self._bar.set_postfix_str(f"loss {sum(lately) / len(lately):.3f}", False)
         self._bar.update()
         if time.monotonic() - self._saved >= self.checkpoint_s and step < self.snapshots[-1]:
-            self.keep(trainer)
-
-    def keep(self, trainer: lightning.Trainer) -> None:
-        """Write the checkpoint whole: to another name in its folder, then renamed."""
-        part = self.folder / f".{CHECKPOINT}.tmp"
-        trainer.save_checkpoint(part)
-        os.replace(part, self.folder / CHECKPOINT)
-        self._saved = time.monotonic()
+            keep(trainer, self.folder / CHECKPOINT)
+            self._saved = time.monotonic()
 
     def record(self) -> dict[str, Any]:
         """What was written down."""
@@ -177,25 +167,14 @@ def train(
         RuntimeError: if the loss is not finite.
         KeyboardInterrupt: if the user stopped it; the checkpoint stays.
     """
-    checkpoint = recorder.folder / CHECKPOINT
-    with quiet_training(), closing(recorder):
-        trainer = lightning.Trainer(
-            max_steps=recorder.snapshots[-1],
-            max_epochs=-1,
-            precision=precision,
-            gradient_clip_val=1.0,
-            callbacks=[recorder],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            default_root_dir=recorder.folder,
-        )
-        resumed = str(checkpoint) if checkpoint.is_file() else None
-        with interruptible(trainer):
-            trainer.fit(student, data, ckpt_path=resumed, weights_only=False)
+    fit(
+        student,
+        data,
+        recorder,
+        recorder.folder / CHECKPOINT,
+        precision=precision,
+        max_steps=recorder.snapshots[-1],
+    )
     record = recorder.record()
     assert len(record["losses"]) == recorder.snapshots[-1]
     replace_file(recorder.folder / RECORD, (json.dumps(record) + "\n").encode())
