@@ -189,12 +189,13 @@ def sampling(setting: Setting, folder: Path, repeats: int) -> Iterator[tuple[str
     for pipe in (ours, theirs):
         pipe.set_progress_bar_config(disable=True)
     reference = torch.rand(1, 3, FRAME, FRAME, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    shown = reference / 2 + 0.5
     common = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt"}
     common |= {"height": FRAME, "width": FRAME}
     text_tokens = theirs.tokenizer_2.model_max_length
 
     def draw_ours() -> Any:
-        return ours(reference / 2 + 0.5, PROMPT, seed=0, **common).images
+        return ours(shown, PROMPT, seed=0, **common).images
 
     def draw_theirs() -> Tensor:
         generator = torch.Generator().manual_seed(0)

@@ -218,6 +218,7 @@ class DSDPipeline:
         pixels = self._prepared(image, height, width)
         pictures, captions = _pairing(len(pixels), len(prompts), num_images_per_prompt)
         reference = self.conditioning.encode(self.backbone, pixels.to(device))[pictures]
+        del pixels  # not needed again, and large beside what sampling holds
         text, empty = self._encode_text(prompts, captions, guidance)
         generators = _generators(generator, seed, len(captions), device)
         x = self._noise(reference, text, height, width, generators, latents)
