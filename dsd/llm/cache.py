@@ -32,6 +32,9 @@ class RequestCache:
                 "CREATE TABLE IF NOT EXISTS answers "
                 "(key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
             )
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, batch_id TEXT NOT NULL)"
+            )
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise ValueError(
@@ -50,6 +53,18 @@ class RequestCache:
         self._connection.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?)", (request.key(model), json.dumps(answer))
         )
+
+    def batch(self, name: str) -> str | None:
+        """The provider's id of a batch that was sent and not fetched yet."""
+        row = self._connection.execute("SELECT batch_id FROM batches WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note_batch(self, name: str, batch_id: str | None) -> None:
+        """A batch was sent; None: it was fetched."""
+        if batch_id is None:
+            self._connection.execute("DELETE FROM batches WHERE name = ?", (name,))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO batches VALUES (?, ?)", (name, batch_id))
 
     def __len__(self) -> int:
         count: int = self._connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]

@@ -99,7 +99,7 @@ class LLM:
         self._budget = Budget(self.ledger, max_cost_usd, run_deadline_s)
         self._deadline_s, self._seed = deadline_s, seed
         self._pace, self._gate = Pace(rpm, tpm), asyncio.Semaphore(concurrency)
-        self._cache: RequestCache | None = None
+        self.cache: RequestCache | None = None
         unknown = [provider.model for provider in self.providers if provider.price is None]
         if max_cost_usd is not None and unknown:
             raise ValueError(
@@ -111,8 +111,8 @@ class LLM:
 
     def keep_answers(self, path: Path) -> None:
         """Keep valid answers in this file from now on, unless another one was named."""
-        if self._cache is None:
-            self._cache = RequestCache(path)
+        if self.cache is None:
+            self.cache = RequestCache(path)
 
     async def ask(self, request: Request) -> Answer:
         """Ask once: from the cache, or by as many calls as it takes.
@@ -137,8 +137,8 @@ class LLM:
             except AnswerError as error:
                 self.ledger.outcomes[error.status] += 1
                 raise
-            if self._cache is not None:
-                self._cache.put(request, self.model, {"text": answer.text, "model": answer.model})
+            if self.cache is not None:
+                self.cache.put(request, self.model, {"text": answer.text, "model": answer.model})
             self.ledger.outcomes["answered"] += 1
             return replace(answer, usage=spent + answer.usage)
         assert failure is not None
@@ -202,12 +202,12 @@ class LLM:
         """Close connections and cache."""
         for provider in self.providers:
             self.run(provider.close())
-        if self._cache is not None:
-            self._cache.close()
-            self._cache = None
+        if self.cache is not None:
+            self.cache.close()
+            self.cache = None
 
     def _stored(self, request: Request) -> Answer | None:
-        found = None if self._cache is None else self._cache.get(request, self.model)
+        found = None if self.cache is None else self.cache.get(request, self.model)
         if found is None:
             return None
         try:

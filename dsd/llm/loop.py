@@ -1,5 +1,5 @@
-"""One event loop in a thread of its own, for synchronous callers: connections outlive a call, and the own loop
-of a notebook does not matter. All of a process share it, for litellm has workers that belong to a loop.
+"""One event loop in a thread of its own, for synchronous callers: connections outlive a call, and the loop of
+a notebook does not matter. All of a process share it, for litellm has workers that belong to a loop.
 """
 
 import asyncio

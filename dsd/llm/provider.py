@@ -123,9 +123,7 @@ class Provider:
         self.model, self._api_base, self._timeout_s = model, api_base, timeout_s
         self.redact = Redactor([api_key or ""])
         try:
-            name, self._provider, key, base = litellm.get_llm_provider(
-                model, api_base=api_base, api_key=api_key
-            )
+            short, self.name, key, base = litellm.get_llm_provider(model, api_base=api_base, api_key=api_key)
         except litellm.exceptions.BadRequestError as error:
             raise ValueError(
                 f"litellm knows no provider for the model {model!r}. Write 'provider/model', such as "
@@ -134,9 +132,9 @@ class Provider:
             ) from None
         self._key = api_key or key
         self.takes_schema = structured == "schema" or (
-            structured == "auto" and bool(litellm.supports_response_schema(name, self._provider))
+            structured == "auto" and bool(litellm.supports_response_schema(short, self.name))
         )
-        self._price = Price.parse(price) or _known_price(name, self._provider)
+        self._price = Price.parse(price) or _known_price(short, self.name)
         self._handler: AsyncHTTPHandler | None = None
         self._client = self._make_client(base)
 
@@ -186,7 +184,7 @@ class Provider:
             ) from None
         except Exception as error:  # litellm raises what its providers' code raises
             # Without the cause: its text and its request may hold keys.
-            raise self._typed(error) from None
+            raise self.typed(error) from None
         return self._reply(response)
 
     async def close(self) -> None:
@@ -198,11 +196,11 @@ class Provider:
         """A client with bounded answers, in the form that this provider's code takes; None where it takes
         none, so that only the time bounds an answer.
         """
-        if self._provider not in _BY_SDK | _BY_HANDLER:
+        if self.name not in _BY_SDK | _BY_HANDLER:
             return None
         hooks = {"request": [_plainly], "response": [_bounded]}
         self._handler = AsyncHTTPHandler(timeout=self._timeout_s, event_hooks=hooks)
-        if self._provider in _BY_HANDLER:
+        if self.name in _BY_HANDLER:
             return self._handler
         key = self._key or os.environ.get("OPENAI_API_KEY") or "none"
         http = self._handler.client
@@ -234,7 +232,13 @@ class Provider:
             usage=usage,
         )
 
-    def _typed(self, error: Exception) -> AnswerError:
+    def access(self) -> dict[str, Any]:
+        """What litellm's other calls to this provider need."""
+        given = {"custom_llm_provider": self.name, "api_base": self._api_base, "api_key": self._key}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def typed(self, error: Exception) -> AnswerError:
+        """An error of litellm's as one of ours, without keys."""
         text = f"{type(error).__name__}: {error}"
         message = f"{self.model}: {self.redact(text)[:_MAX_MESSAGE_CHARS]}"
         if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
