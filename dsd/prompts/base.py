@@ -2,14 +2,22 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from dsd.registry import Recorded
 from dsd.types import GridPrompt
 
 
 class PromptWriter(Recorded, ABC):
-    """Writes grid prompts. Prompt `i` depends on `(seed, i)` alone: writing can stop and go on anywhere."""
+    """Writes grid prompts. Prompt `i` depends on `(seed, i)` alone: writing can stop and go on anywhere.
+
+    Attributes:
+        fingerprint: a hash of what prompts depend on beside the arguments, such as texts in files; recorded
+            with them.
+    """
+
+    fingerprint: str = ""
 
     @abstractmethod
     def write(self, count: int, seed: int, *, start: int = 0) -> Iterator[GridPrompt]:
@@ -18,6 +26,18 @@ class PromptWriter(Recorded, ABC):
         `count` counts from the beginning: a run that has 200 of 500 prompts goes on with
         `write(500, seed, start=200)`.
         """
+
+    def resume(self, written: Iterable[GridPrompt]) -> None:
+        """Be told, before `write(..., start=...)`, the prompts that are written already, in order.
+
+        For writers whose prompts must differ from all others; the rest have no use for them.
+        """
+
+    def keep_answers(self, path: Path) -> None:
+        """Be given a file for the answers of paid models, so that none is asked for twice."""
+
+    def close(self) -> None:
+        """Let go of connections and files. Called at the end by whoever made the writer."""
 
 
 def prompt_seed(seed: int, index: int) -> int:
