@@ -232,10 +232,11 @@ def test_the_browsers_own_keys_label_nothing(run, serve, page):
     for keys in ("Control+s", "Control+d", "Alt+s", "Meta+u", "x", "Tab"):
         page.keyboard.press(keys)
     page.keyboard.down("s")
-    page.keyboard.down("s")  # held down: repeats
-    page.keyboard.up("s")
     expect(page.locator("#done")).to_have_text("1")
+    shown(page)
+    page.keyboard.down("s")  # held down, it comes again
     page.wait_for_timeout(300)
+    page.keyboard.up("s")
     assert lines(run) == [(first, "same")]
 
 

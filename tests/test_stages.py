@@ -425,7 +425,7 @@ class Paid(curators.Curator):
         self.money, self.cost_usd, self.pairs_at_once = money, cost_usd, pairs_at_once
         self.ledger = self
         self.usage = Usage()
-        self.count = 0
+        self.count = self.batches = 0
 
     def judge(self, pair):
         if (self.usage.cost_usd or 0.0) + 0.25 > self.money:
@@ -438,6 +438,7 @@ class Paid(curators.Curator):
 
     def judge_some(self, pairs):
         found = []
+        self.batches += 1
         for pair in pairs:
             try:
                 found.append(self.judge(pair))
@@ -455,6 +456,7 @@ def test_a_stage_that_runs_out_of_money_keeps_every_verdict(paired, at_once):
     with pytest.raises(BudgetSpent, match=r"spent. 'verdicts/paid' has 20 new rows.*; 52 are missing. Call"):
         dsd.curate(paired, paid, name="paid", batch_size=8, **QUIET)
     assert len(paired.verdicts("paid")) == paid.count == 20
+    assert paid.batches == 3 or at_once > 1  # no other is begun
     assert paired.verdicts("paid").manifest.complete is False
     summary = dsd.curate(paired, Paid(pairs_at_once=at_once), name="paid", overwrite=True, **QUIET)
     assert summary.counts["cost_usd"] == 18.0
