@@ -1,6 +1,8 @@
 """Fixtures for every test: a random FLUX pipeline of a few thousand parameters."""
 
+import signal
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+
+@pytest.fixture
+def ctrl_c_works() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as in a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def redraw(module: nn.Module, generator: torch.Generator, scale: float = 0.25) -> None:

@@ -332,7 +332,7 @@ def test_fit_resumes_to_the_same_student(trained, world, tmp_path):
     assert any(not torch.equal(halfway[name], truth[name]) for name in truth)
 
 
-def test_a_training_stopped_by_ctrl_c_goes_on(trained, monkeypatch, tmp_path):
+def test_a_training_stopped_by_ctrl_c_goes_on(trained, monkeypatch, tmp_path, ctrl_c_works):
     import signal
 
     import torch

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -323,7 +322,9 @@ def test_stopped_training_goes_on_as_if_it_never_was(tiny_flux, tmp_path, second
     assert all(torch.equal(resumed[name], value) for name, value in weights.items())
 
 
-def test_ctrl_c_during_training_is_ctrl_c_and_training_goes_on(tiny_flux, tmp_path, seconds, monkeypatch):
+def test_ctrl_c_during_training_is_ctrl_c_and_training_goes_on(
+    tiny_flux, tmp_path, seconds, monkeypatch, ctrl_c_works
+):
     tick, handler = clock.Clock.on_train_batch_start, signal.getsignal(signal.SIGINT)
 
     def press(self, *args):
@@ -372,15 +373,15 @@ def test_training_gets_what_the_rest_leaves(tmp_path, recipe, monkeypatch):
 
 @pytest.mark.parametrize(("slower", "expected"), [("bfloat16", "32-true"), ("float32", "bf16-mixed")])
 def test_the_precision_is_the_one_that_is_fast_here(monkeypatch, slower, expected):
-    linear = precision.functional.linear
+    linear, seconds = precision.functional.linear, [0.0]
 
     def timed(rows, weight):
-        if rows.dtype == getattr(torch, slower):
-            time.sleep(0.02)
+        seconds[0] += 2.0 if rows.dtype == getattr(torch, slower) else 1.0
         return linear(rows, weight)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision.functional, "linear", timed)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: seconds[0])
     assert precision.fast_precision() == expected
 
 
