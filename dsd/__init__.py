@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dsd import backbones, captioners, conditioning, curators, metrics, mini, prompts, teachers
+    from dsd import backbones, captioners, conditioning, curators, labels, metrics, mini, prompts, teachers
     from dsd.captioning import caption_pairs
     from dsd.data.datamodule import PairDataModule
     from dsd.data.store import Run
@@ -41,6 +41,7 @@ __all__ = [
     "draw_grids",
     "encode",
     "enhance_prompt",
+    "labels",
     "make_pairs",
     "metrics",
     "mini",
@@ -67,7 +68,17 @@ _MODULE_OF_NAME = {
     "write_prompts": "dsd.stages",
 }
 _SUBPACKAGES = frozenset(
-    {"backbones", "captioners", "conditioning", "curators", "metrics", "mini", "prompts", "teachers"}
+    {
+        "backbones",
+        "captioners",
+        "conditioning",
+        "curators",
+        "labels",
+        "metrics",
+        "mini",
+        "prompts",
+        "teachers",
+    }
 )
 
 

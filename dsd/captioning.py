@@ -10,6 +10,7 @@ from dsd.data.store import Run
 from dsd.engines import StageSummary, fill
 from dsd.engines.checks import failure
 from dsd.engines.specs import file_name, what
+from dsd.engines.spending import SpendingGauge
 from dsd.llm.records import Stopped
 from dsd.types import Pair
 
@@ -77,6 +78,7 @@ def caption_pairs(
             retry_failed=retry_failed,
             progress=progress,
             name_hint=" To keep both, give this one its own `name`.",
+            gauge=SpendingGauge(author.ledger),
         )
     finally:
         if author is not captioner:

@@ -4,9 +4,9 @@ Each reads the stage before it, does what is missing, and can be stopped at any 
 a row holds depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
 """
 
+import contextlib
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -20,7 +20,8 @@ from dsd.data.writer import TableWriter
 from dsd.engines import StageSummary, fill, judging, progress_bar
 from dsd.engines.checks import checked_grid, failure, pairs_of
 from dsd.engines.progress import VerdictGauge
-from dsd.engines.specs import what
+from dsd.engines.specs import file_name, what
+from dsd.engines.spending import SpendingGauge
 from dsd.types import Grid, GridPrompt, Pair
 
 if TYPE_CHECKING:
@@ -60,8 +61,12 @@ def write_prompts(
     _at_least_1(count=count)
     run, author = _run(run), prompts.create(writer)
     spec = {"writer": what(prompts.spec(author)), "seed": seed}
+    spec |= {"fingerprint": author.fingerprint} if author.fingerprint else {}
     started = time.monotonic()
-    with run.lock("write_prompts"):
+    with contextlib.ExitStack() as stack:
+        if author is not writer:
+            stack.callback(author.close)
+        stack.enter_context(run.lock("write_prompts"))
         table = run.prompts
         with (
             TableWriter(table, spec, overwrite=overwrite) as output,
@@ -76,10 +81,15 @@ def write_prompts(
                 f"part-{i:05d}.parquet" for i in range(len(table.manifest.shards))
             )
             if before < count:
+                author.keep_answers(run.answers)
+                author.resume(table if whole else ())
+                gauge = SpendingGauge(author.ledger)
                 for prompt in author.write(count, seed, start=before if whole else 0):
                     if prompt.id not in known:
                         known.add(prompt.id)
                         output.add([prompt])
+                        gauge.add([prompt])
+                        bar.set_postfix(gauge.shown(count - len(known)), refresh=False)
                         bar.update()
             output.finish()
         run.save_manifest()
@@ -230,7 +240,7 @@ def curate(
     _at_least_1(batch_size=batch_size)
     run, judge = _run(run), curators.create(curator)
     spec = judging.spec_of(judge)
-    table = run.verdicts(_file_name(name or spec["curator"]["name"].rpartition(":")[2]))
+    table = run.verdicts(file_name(name or spec["curator"]["name"].rpartition(":")[2]))
     name_hint = " To keep both, give this one its own `name`."
     try:
         if dry_run:
@@ -266,6 +276,7 @@ def encode(
     conditioning: "str | Mapping[str, Any] | Conditioning" = "parallel",
     *,
     policy: str | Mapping[str, Any] | Policy | None = None,
+    captions: str | None = None,
     batch_size: int = 8,
     dtype: str | None = None,
     device: str | None = None,
@@ -282,6 +293,7 @@ def encode(
         backbone: as `Student(base=...)` takes it; its denoiser is not needed.
         conditioning: as `Student(conditioning=...)` takes it.
         policy: which pairs; see `Run.accepted`. A pair that is accepted later can be added by calling again.
+        captions: the name of captions that are cached beside the pairs' own; see `dsd.caption_pairs`.
         batch_size: how many pairs are encoded at once.
         dtype: to store tensors in, such as "bfloat16"; as they come by default.
         device: to encode on; where the backbone is by default.
@@ -309,17 +321,19 @@ def encode(
     with run.lock("encode"):
         run.check("pairs")
         ids = run.accepted(policy)
+        ids = ids if captions is None else run.captioned(captions, ids)
         with progress_bar("encode", len(ids), progress) as bar:
             table, added = encode_pairs(
                 run,
                 ids,
                 model,
                 method,
-                backbone_name=_file_name(backbones.spec(model)["name"].rpartition(":")[2]),
+                backbone_name=file_name(backbones.spec(model)["name"].rpartition(":")[2]),
                 conditioning_spec=what(conditionings.spec(method)),
                 batch_size=batch_size,
                 dtype=dtype,
                 overwrite=overwrite,
+                captions=captions,
                 advance=bar.update,
             )
         run.save_manifest()
@@ -341,7 +355,3 @@ def _at_least_1(**numbers: int | None) -> None:
 
 def _run(run: RunLike) -> Run:
     return run if isinstance(run, Run) else Run(run)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "unnamed"

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsd.llm.ledger import Ledger
 from dsd.registry import Recorded
 from dsd.types import Pair
 
@@ -17,9 +18,11 @@ class Captioner(Recorded, ABC):
     Attributes:
         fingerprint: a hash of what captions depend on beside the arguments, such as texts in files; recorded
             with them.
+        ledger: what it has spent, for the progress bar; None if it asks nobody who is paid.
     """
 
     fingerprint: str = ""
+    ledger: Ledger | None = None
 
     @abstractmethod
     def caption(self, pair: Pair) -> str:

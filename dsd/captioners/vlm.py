@@ -83,6 +83,7 @@ class VLMCaptioner(Captioner):
         self.fingerprint = fingerprint(found["system"], found[kind])
         self._system, self._text = llm.system(found["system"].content, llm.DATA_RULE), found[kind]
         self.llm = llm.LLM(model, **options)
+        self.ledger = self.llm.ledger
 
     def keep_answers(self, path: Path) -> None:
         """Keep the model's answers in this file, unless `cache` names another one."""

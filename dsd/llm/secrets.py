@@ -15,11 +15,12 @@ class Redactor:
     """Replaces keys in a text: the given ones, those of the environment, and what looks like one.
 
     Args:
-        keys: given by the user.
+        keys: given by the user. One below 8 characters, such as the "none" that a local server is given, is
+            no secret, and stands in ordinary texts too.
     """
 
     def __init__(self, keys: list[str]) -> None:
-        self._keys = [key for key in keys if key]
+        self._keys = [key for key in keys if len(key) >= _MIN_CHARS]
 
     def __call__(self, text: str) -> str:
         """The text without them."""

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dsd.llm.ledger import Ledger
 from dsd.registry import Recorded
 from dsd.types import GridPrompt
 
@@ -15,9 +16,11 @@ class PromptWriter(Recorded, ABC):
     Attributes:
         fingerprint: a hash of what prompts depend on beside the arguments, such as texts in files; recorded
             with them.
+        ledger: what it has spent, for the progress bar; None if it asks nobody who is paid.
     """
 
     fingerprint: str = ""
+    ledger: Ledger | None = None
 
     @abstractmethod
     def write(self, count: int, seed: int, *, start: int = 0) -> Iterator[GridPrompt]:

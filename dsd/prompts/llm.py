@@ -143,6 +143,7 @@ class LLMWriter(PromptWriter):
         if captions is not None:
             self._captions = read_captions(captions, column, split=split, limit=max_captions)
         self.llm = llm.LLM(model, **options)
+        self.ledger = self.llm.ledger
         self.outcomes: Counter[str] = Counter()
         self._written: list[str] = []
 
