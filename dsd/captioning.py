@@ -7,8 +7,10 @@ from typing import Any
 from dsd import captioners
 from dsd.data.rows import Captioned, Failure
 from dsd.data.store import Run
+from dsd.data.table import Table
 from dsd.engines import StageSummary, fill
 from dsd.engines.checks import failure
+from dsd.engines.estimates import estimated
 from dsd.engines.specs import file_name, what
 from dsd.engines.spending import SpendingGauge
 from dsd.llm.records import Stopped
@@ -25,6 +27,7 @@ def caption_pairs(
     batch_size: int = 64,
     overwrite: bool = False,
     retry_failed: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> StageSummary:
     """Let a captioner caption every pair that it has not captioned yet. The pairs themselves stay as they
@@ -42,7 +45,10 @@ def caption_pairs(
         batch_size: how many pairs the captioner gets at once.
         overwrite: discard the captions of that name.
         retry_failed: try those pairs again that failed before.
-        progress: show a progress bar on stderr.
+        dry_run: ask nobody who is paid and write nothing; tell how many pairs there are to caption, and what
+            that would take in calls, tokens and dollars, estimated from a few of them.
+        progress: show a progress bar on stderr, with tokens, dollars, and what the whole call will cost at
+            that rate.
 
     Raises:
         ValueError: if `batch_size` is below 1.
@@ -55,7 +61,10 @@ def caption_pairs(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
     run, author = run if isinstance(run, Run) else Run(run), captioners.create(captioner)
-    spec = what(captioners.spec(author))
+    spec: dict[str, Any] = {"captioner": what(captioners.spec(author))}
+    spec |= {"fingerprint": author.fingerprint} if author.fingerprint else {}
+    table = run.captions(file_name(name or spec["captioner"]["name"].rpartition(":")[2]))
+    name_hint = " To keep both, give this one its own `name`."
 
     def captioned(batch: list[tuple[str, Pair]]) -> list[list[Captioned] | Failure | Stopped]:
         captions = author.caption_batch([pair for _, pair in batch])
@@ -65,19 +74,34 @@ def caption_pairs(
             )
         return [_row(pair_id, caption) for (pair_id, _), caption in zip(batch, captions, strict=True)]
 
+    def known(table: Table[Captioned]) -> set[str]:
+        failed = run.failed(table.kind.stage)
+        return table.keys() | (failed.keys() if failed.exists and not retry_failed else set())
+
     try:
+        if dry_run:
+            return estimated(
+                run,
+                table,
+                spec,
+                author.estimate,
+                done=known,
+                to_do="to caption",
+                overwrite=overwrite,
+                name_hint=name_hint,
+            )
         if run.pairs.exists:  # else `fill` says what is missing, and nothing is created
             author.keep_answers(run.answers)
         return fill(
             run,
-            run.captions(file_name(name or spec["name"].rpartition(":")[2])),
-            {"captioner": spec, **({"fingerprint": author.fingerprint} if author.fingerprint else {})},
+            table,
+            spec,
             captioned,
             batch_size=batch_size,
             overwrite=overwrite,
             retry_failed=retry_failed,
             progress=progress,
-            name_hint=" To keep both, give this one its own `name`.",
+            name_hint=name_hint,
             gauge=SpendingGauge(author.ledger),
         )
     finally:

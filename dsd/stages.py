@@ -4,7 +4,6 @@ Each reads the stage before it, does what is missing, and can be stopped at any 
 a row holds depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
 """
 
-import contextlib
 import hashlib
 import logging
 import time
@@ -16,12 +15,10 @@ from dsd import curators, prompts, teachers
 from dsd.data.policy import Policy
 from dsd.data.rows import Failure
 from dsd.data.store import Run
-from dsd.data.writer import TableWriter
-from dsd.engines import StageSummary, fill, judging, progress_bar
+from dsd.engines import StageSummary, fill, judging, progress_bar, writing
 from dsd.engines.checks import checked_grid, failure, pairs_of
 from dsd.engines.progress import VerdictGauge
 from dsd.engines.specs import file_name, what
-from dsd.engines.spending import SpendingGauge
 from dsd.types import Grid, GridPrompt, Pair
 
 if TYPE_CHECKING:
@@ -41,6 +38,7 @@ def write_prompts(
     seed: int = 0,
     *,
     overwrite: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> StageSummary:
     """Write grid prompts until the run has `count` of them; calling again with a higher count adds to them.
@@ -51,7 +49,10 @@ def write_prompts(
         count: how many prompts the run shall have.
         seed: of the writer's choices.
         overwrite: discard the prompts there are.
-        progress: show a progress bar on stderr.
+        dry_run: ask nobody who is paid and write nothing; tell how many prompts there are to write, and what
+            that would take in calls, tokens and dollars.
+        progress: show a progress bar on stderr, with tokens, dollars, and what the whole call will cost at
+            that rate.
 
     Raises:
         ValueError: if `count` is below 1, or the writer does not have so many prompts.
@@ -60,42 +61,12 @@ def write_prompts(
     """
     _at_least_1(count=count)
     run, author = _run(run), prompts.create(writer)
-    spec = {"writer": what(prompts.spec(author)), "seed": seed}
-    spec |= {"fingerprint": author.fingerprint} if author.fingerprint else {}
-    started = time.monotonic()
-    with contextlib.ExitStack() as stack:
+    try:
+        wanted = writing.Wanted(writer=author, count=count, seed=seed, overwrite=overwrite)
+        return writing.estimated(run, wanted) if dry_run else writing.write(run, wanted, progress=progress)
+    finally:
         if author is not writer:
-            stack.callback(author.close)
-        stack.enter_context(run.lock("write_prompts"))
-        table = run.prompts
-        with (
-            TableWriter(table, spec, overwrite=overwrite) as output,
-            progress_bar("prompts", count, progress) as bar,
-        ):
-            known = set(table.ids())
-            before = len(known)
-            bar.update(before)
-            # Without a hole (a shard that was set aside) the first rows are there, so the rest starts no
-            # earlier than this.
-            whole = [shard.file for shard in table.manifest.shards] == sorted(
-                f"part-{i:05d}.parquet" for i in range(len(table.manifest.shards))
-            )
-            if before < count:
-                author.keep_answers(run.answers)
-                author.resume(table if whole else ())
-                gauge = SpendingGauge(author.ledger)
-                for prompt in author.write(count, seed, start=before if whole else 0):
-                    if prompt.id not in known:
-                        known.add(prompt.id)
-                        output.add([prompt])
-                        gauge.add([prompt])
-                        bar.set_postfix(gauge.shown(count - len(known)), refresh=False)
-                        bar.update()
-            output.finish()
-        run.save_manifest()
-        return StageSummary(
-            stage="prompts", rows=len(table), added=len(known) - before, seconds=time.monotonic() - started
-        )
+            author.close()
 
 
 def draw_grids(

@@ -485,6 +485,15 @@ def test_the_bar_shows_yield_tokens_cost_and_what_it_will_come_to():
         gauge.add([Judged(pair_id="x", verdict=paid.judge(pair))])
     told = gauge.shown(80)
     assert told == {"yield": "67%", "refused": "2", "tokens": "20k", "cost": "$5.00 of ~$25.00"}
+    # A resumed stage begins with answers that are paid already: they say nothing of the price of the rest.
+    resumed = Paid()
+    gauge = VerdictGauge(resumed)
+    gauge.add([Judged(pair_id="x", verdict=Verdict(keep=True, cost_usd=0.0))] * 1000)
+    resumed.usage += Usage(calls=4, cost_usd=1.0)  # on their way, and paid
+    assert gauge.shown(500)["cost"] == "$1.00 of ~$1.00"
+    gauge.add([Judged(pair_id="x", verdict=Verdict(keep=True, cost_usd=0.25))] * 300)
+    resumed.usage += Usage(calls=296, cost_usd=74.0)
+    assert gauge.shown(200)["cost"] == "$75.00 of ~$125.00"
     unknown = Paid(cost_usd=None)
     gauge = VerdictGauge(unknown)
     gauge.add([Judged(pair_id="x", verdict=unknown.judge(pair))])

@@ -19,7 +19,7 @@ from torchmetrics.functional import classification
 import dsd
 from dsd import grids, teachers
 from dsd.cli import main, options
-from dsd.curators import Curator, Pair, Verdict
+from dsd.curators import Curator, HistogramCurator, Pair, Verdict
 from dsd.data.atomic import LockedError, lock
 from dsd.evaluation import bootstrap
 from dsd.mini import render, world
@@ -30,7 +30,8 @@ from dsd.studies.curators_mistakes import mistakes
 from dsd.studies.curators_results import Results, Verdicts
 from dsd.studies.curators_scores import Judged, Resampler, curves, interval, resampled, weighted
 from dsd.studies.curators_scores import measure as numbers
-from dsd.studies.curators_verdicts import Timed, entries
+from dsd.studies.curators_tables import tables
+from dsd.studies.curators_verdicts import Timed, entries, judge_missing, verdicts_of
 from dsd.types import Grid
 from tests.cheap_world import make_run
 from tests.test_report import EVIL, check
@@ -299,6 +300,23 @@ def test_the_page_of_mistakes_shows_the_worst_first(study):
     assert "no score" in found.text
 
 
+def test_a_photograph_that_lies_on_its_side_is_shown_upright(tmp_path):
+    lying = Image.effect_noise((300, 200), 60).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "lying.jpg", exif=exif)
+    with Image.open(tmp_path / "lying.jpg") as turned:
+        turned.load()
+    pairs = [Pair(reference=turned, target=picture(i), caption="accepted 1") for i in (0, 1)]
+    labels = tuple(Label(pair_id=x.id, same=i == 0) for i, x in enumerate(pairs))
+    given = LabelledPairs(
+        source="x", truth="x", labels=labels, load=lambda ids: ((x.id, x) for x in pairs if x.id in ids)
+    )
+    compare_curators(given, tmp_path / "out", {"one": Scripted()}, resamples=20, progress=False)
+    shown = check((tmp_path / "out" / "mistakes.html").read_text()).images[0]
+    assert int(shown["height"]) / int(shown["width"]) == pytest.approx(3 / 2, abs=0.01)
+
+
 def test_mistakes_are_sorted_by_how_far_off_they_are():
     said = {0.2: False, 0.9: False, 0.5: False, None: False, 0.6: True, 0.1: True, 0.4: True}
     verdicts = [Verdict(keep=not same, score=score) for score, same in said.items()]
@@ -376,6 +394,87 @@ def test_a_second_call_asks_only_what_is_missing(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+class Paid(Scripted):
+    """Has a budget, keeps answers, and can have more pairs in hand than a batch of the study."""
+
+    pairs_at_once = 7
+
+    def __init__(self, max_cost_usd: float | None = None, rpm: int | None = None, bias: float = 0.0) -> None:
+        super().__init__(bias)
+        self.told, self.batches, self.closed = [], [], 0
+
+    def judge_batch(self, pairs):
+        self.batches.append(len(pairs))
+        return [Verdict(status=x.status, score=x.score, raw="long " * 1000) for x in map(self.judge, pairs)]
+
+    def judge(self, pair):
+        return super().judge(pair) if not pair.caption.startswith("failed") else Verdict(status="failed")
+
+    def keep_answers(self, path):
+        self.told.append(path)
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_larger_budget_goes_on_with_the_same_verdicts(tmp_path):
+    """What a stop at `max_cost_usd` leaves is taken up by the same command with another budget."""
+    pairs, first, second = scripted_pairs(), Paid(max_cost_usd=1.0), Paid(max_cost_usd=2.0, rpm=60)
+    (one,), (two,) = entries([first]), entries([second])
+    assert (one.name, one.spec) == (two.name, two.spec)
+    assert entries([Paid(bias=1.0, rpm=7)])[0].name == "Paid bias=1.0"
+    given = {"resamples": 20, "progress": False}
+    facts = compare_curators(pairs, tmp_path, [first], batch_size=2, **given)
+    assert compare_curators(pairs, tmp_path, [second], **given)["scores_all"] == facts["scores_all"]
+    assert (len(first.seen), len(second.seen)) == (len(SAID) - 1, 0)  # one fails before it is seen
+    assert first.batches == [7, 5]
+    assert first.told == second.told == [tmp_path / "answers.sqlite"]
+    assert first.closed == 0, "it is the caller's"
+
+
+def test_a_curator_built_from_a_spec_is_closed_also_when_it_fails(table, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(HistogramCurator, "close", lambda self: closed.append(self))
+    given = {"resamples": 20, "progress": False}
+    compare_curators(table(*GOOD), tmp_path / "out", "histogram", **given)
+    assert len(closed) == 1
+    monkeypatch.setattr(HistogramCurator, "judge_some", lambda self, pairs: [])
+    with pytest.raises(ValueError, match="HistogramCurator gave 0 verdicts for 3 pairs"):
+        compare_curators(table(*GOOD), tmp_path / "other", "histogram", **given)
+    assert len(closed) == 2
+
+
+def test_raw_answers_stay_on_the_disk(tmp_path):
+    pairs = scripted_pairs()
+    (entry,) = entries({"one": Paid()})
+    said = judge_missing(tmp_path, entry, pairs, progress=False)
+    assert {x.verdict.raw for x in said.values()} == {""}
+    assert {x.verdict.raw for x in verdicts_of(tmp_path, entry)} == {"long " * 1000}
+
+
+def test_curators_are_compared_on_the_pairs_that_both_scored():
+    """The second refuses what it finds hard; on the rest it is no better than the first."""
+    pairs, x = scripted_pairs(), judged(12, seed=1)
+    labels = tuple(Label(pair_id=str(i), same=bool(same)) for i, same in enumerate(x.same))
+    pairs = LabelledPairs(source="x", truth="x", labels=labels, load=pairs.load)
+    hard = {int(i) for i in np.flatnonzero(x.same)[:2]} | {int(np.flatnonzero(~x.same)[-1])}
+    scores = {i: -5.0 if i in hard and x.same[i] else float(score) for i, score in enumerate(x.scores)}
+    found = []
+    for refused in (set(), hard):
+        said = [
+            Verdict(status="refused") if i in refused else Verdict(keep=scores[i] > 0, score=scores[i])
+            for i in range(12)
+        ]
+        (entry,) = entries({f"refuses {len(refused)}": Scripted()})
+        timed = [Timed(pair_id=str(i), verdict=verdict, seconds=0.1) for i, verdict in enumerate(said)]
+        found.append(Verdicts(entry=entry, timed=timed))
+    first, second = Results(pairs, found, count=50).scores["all"]
+    assert second["auroc"] > first["auroc"] + 0.05
+    assert (second["ahead"], second["ahead_low"], second["ahead_high"]) == (0, 0, 0)
+    backwards = Results(pairs, found[::-1], count=50).scores["all"][1]
+    assert backwards["ahead"] == 0
+
+
 def test_another_spec_or_other_pairs_are_refused(tmp_path):
     pairs, given = scripted_pairs(), {"resamples": 20, "progress": False}
     compare_curators(pairs, tmp_path, {"one": Scripted()}, **given)
@@ -441,7 +540,7 @@ GOOD = (
 )
 
 
-def test_a_table_of_pictures_is_read(table):
+def test_a_table_of_pictures_is_read(table, tmp_path):
     path = table(*GOOD, "3.png,5.png,unsure,other class")
     for source in (path, path.parent):
         found = labelled_pairs(source)
@@ -452,9 +551,45 @@ def test_a_table_of_pictures_is_read(table):
         ]
         assert (found.hard, found.left_out) == ("same class, other subject", 1)
     pairs = dict(found.load([x.pair_id for x in found.labels]))
+    told = {(x.subject, x.caption, x.kind, x.source, x.grid_id) for x in pairs.values()}
+    assert told == {("", "", "object", tmp_path.name, "")}, "nothing that a judge may read tells the label"
     assert list(pairs) == [x.pair_id for x in found.labels]
     assert np.array_equal(np.asarray(pairs[found.labels[1].pair_id].target), np.asarray(picture(104)))
     assert list(dict(found.load({found.labels[2].pair_id}))) == [found.labels[2].pair_id]
+
+
+def test_pairs_that_share_a_picture_are_drawn_together_where_subjects_are_unknown(table, tmp_path):
+    (tmp_path / "subjects.csv").unlink()
+    path = table(*GOOD, "0.png,4.png,0,other class")
+    found = labelled_pairs(path)
+    assert not any(x.subjects for x in found.labels)
+    facts = compare_curators(path, tmp_path / "out", "histogram", resamples=20, progress=False)
+    assert facts["pairs"]["resampled"] == 5  # pictures 0, 1, 2, 4 and 5
+    assert "over 5 pictures;" in (tmp_path / "out" / "report.md").read_text()
+    first, second, _, last = (set(x.pictures) for x in found.labels)
+    assert (len(first & last), len(second & last), len(first & second)) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "unit"),
+    [
+        ({"0": ("a", "b"), "1": ("c",)}, "3 subjects;"),
+        ({"0": ("a",)}, "2 subjects and pairs;"),
+        ({}, "2 pairs;"),
+    ],
+)
+def test_the_report_says_what_the_intervals_are_over(subjects, unit):
+    labels = tuple(Label(pair_id=i, same=i == "0", subjects=subjects.get(i, ())) for i in "01")
+    pairs = LabelledPairs(source="x", truth="x", labels=labels, load=lambda ids: iter(()))
+    (entry,) = entries({"one": Scripted()})
+    timed = [Timed(pair_id=i, verdict=Verdict(keep=True, score=0.1), seconds=0.1) for i in "01"]
+    found = tables(Results(pairs, [Verdicts(entry=entry, timed=timed)], count=10))
+    assert f"over {unit}" in found["scores_all"].text
+
+
+def test_a_pair_shows_two_at_most():
+    with pytest.raises(ValueError, match="has 3 subjects: a, b, c"):
+        Label(pair_id="x", same=False, subjects=("a", "b", "c"))
 
 
 def test_a_table_with_other_columns_and_folders_is_read(table, tmp_path):
@@ -572,6 +707,9 @@ def test_a_run_is_labelled_by_measurement(tmp_path, monkeypatch):
     dsd.draw_grids(run, teacher=Renderer(), progress=False)
     dsd.make_pairs(run, progress=False)
     found = labelled_pairs(run, workers=1)
+    monkeypatch.setattr("dsd.studies.curators_pairs._MEASURED_AT_ONCE", 3)
+    assert labelled_pairs(run, workers=1).labels == found.labels
+    assert found.units == "grids"
     drawn = dict(run.pairs.items())
     truth = {i: {p.reference_panel, p.target_panel} == {0, 1} for i, p in drawn.items()}
     assert sum(truth.values()) == 10
@@ -616,6 +754,12 @@ def test_what_people_said_of_a_run_is_read(run, tmp_path, kind):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             labelled_pairs(run.path, labels=path)
+    path.write_bytes(b"pair_id,label\n\xff\xfe,same\n")
+    with pytest.raises(ValueError, match="is no CSV file in UTF-8"):
+        labelled_pairs(run.path, labels=path)
+    path.write_text(f"pair_id,label\n{'x' * 200_000},same\n")
+    with pytest.raises(ValueError, match="is no CSV file in UTF-8: field larger than"):
+        labelled_pairs(run.path, labels=path)
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"neither Parquet nor called \.csv"):
         labelled_pairs(run.path, labels=tmp_path / "bad.parquet")

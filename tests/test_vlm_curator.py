@@ -332,6 +332,25 @@ def test_missing_votes_must_not_be_able_to_turn_the_verdict(votes, status):
         assert len(json.loads(verdict.raw)) == len(votes)
 
 
+@pytest.mark.parametrize(
+    ("given", "swapped", "status", "score"),
+    [
+        ([YES] * 3, [NO] * 3, "accepted", 0.55),
+        ([(True, 0.7)] * 3, [NO] * 3, "rejected", 0.45),
+        ([YES, YES, "refused"], [NO] * 3, "refused", None),  # the mean is from .4 to .57
+        ([YES, YES, "failed"], [(False, 0.4)] * 3, "accepted", 0.6),  # at least .5
+        ([(True, 0.6)] * 3, [NO, NO, "failed"], "failed", None),
+        ([(True, 0.6)] * 2 + ["failed"], [(False, 0.1)] * 3, "rejected", 0.3),  # at most .42
+    ],
+)
+def test_where_orders_disagree_missing_votes_must_not_be_able_to_turn_the_mean(given, swapped, status, score):
+    votes = [opinion(vote) for vote in given] + [opinion(vote, "swapped") for vote in swapped]
+    verdict = answers.verdict(votes, threshold=0.5)
+    assert verdict.status == status
+    assert verdict.score == (None if score is None else pytest.approx(score))
+    assert verdict.reason.startswith("the orders disagree") == (score is not None)
+
+
 def test_the_verdict_of_votes_equals_trying_every_completion():
     """What is decided with votes missing is what every completion of them would decide."""
     rng = random.Random(0)
@@ -384,11 +403,24 @@ def test_copies_can_be_found_without_asking():
         curator = judge(server, min_difference=0.03)
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
         same = Pair(reference=noise, target=noise.copy())
+        assert curator.estimate(same) == Usage()
+        assert curator.estimate(pair()).calls == 1
         verdicts = curator.judge_batch([same, pair(), same])
         assert len(server.asked) == 1
     assert [verdict.status for verdict in verdicts] == ["rejected", "accepted", "rejected"]
     assert verdicts[0].reason == "a copy, found without asking: the pictures differ by 0.000, wanted 0.03"
     assert (verdicts[0].score, verdicts[0].cost_usd) == (0.0, 0.0)
+
+
+def test_what_was_never_asked_has_cost_nothing(tmp_path):
+    path = tmp_path / "cut.bmp"
+    picture(9).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with serve(lambda asked: judgement()) as server:
+        bad, good = judge(server).judge_batch([Pair(reference=picture(9), target=Image.open(path)), pair()])
+        assert len(server.asked) == 1
+    assert (bad.status, bad.cost_usd) == ("failed", 0.0)
+    assert (good.status, good.cost_usd) == ("accepted", pytest.approx(COST))
 
 
 def test_without_the_copy_check_nothing_is_asked_of_copies():

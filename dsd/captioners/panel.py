@@ -10,6 +10,8 @@ class PanelCaptioner(Captioner):
     It costs nothing, and says what was wanted, which may not be what was drawn.
     """
 
+    free = True
+
     def caption(self, pair: Pair) -> str:
         """The pair's own caption.
 

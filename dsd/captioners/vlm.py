@@ -85,6 +85,10 @@ class VLMCaptioner(Captioner):
         self.llm = llm.LLM(model, **options)
         self.ledger = self.llm.ledger
 
+    def estimate(self, pair: Pair) -> llm.Usage:
+        """What captioning the pair would take, by rules of thumb; nothing is asked."""
+        return self.llm.estimate(self._request(pair))
+
     def keep_answers(self, path: Path) -> None:
         """Keep the model's answers in this file, unless `cache` names another one."""
         self.llm.keep_answers(path)

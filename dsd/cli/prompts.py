@@ -13,6 +13,7 @@ def prompts(
     seed: int = 0,
     *,
     overwrite: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> str:
     """Write grid prompts until the run has `count` of them; calling again with a higher count adds to them.
@@ -25,6 +26,8 @@ def prompts(
         count: how many prompts the run shall have.
         seed: of the writer's choices.
         overwrite: discard the prompts there are.
+        dry_run: ask nobody who is paid and write nothing; tell what the prompts would take in calls, tokens
+            and dollars.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -36,7 +39,11 @@ def prompts(
     from dsd.stages import write_prompts
 
     folder = Run(run)
-    summary = write_prompts(folder, writer, count, seed, overwrite=overwrite, progress=progress)
+    summary = write_prompts(
+        folder, writer, count, seed, overwrite=overwrite, dry_run=dry_run, progress=progress
+    )
+    if dry_run:
+        return str(summary)
     measured = diversity(folder.prompts)
     content = json.dumps(measured.to_dict(), indent=1, ensure_ascii=False) + "\n"
     replace_file(folder.prompts.folder / "diversity.json", content.encode())

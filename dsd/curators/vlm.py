@@ -135,6 +135,8 @@ class VLMCurator(Curator):
 
     def estimate(self, pair: Pair) -> Usage | None:
         """What judging the pair would take, by rules of thumb; nothing is asked."""
+        if self._without_asking(pair) is not None:
+            return Usage()
         total, typical = Usage(), [_TYPICAL_TURN] * len(self._turns)
         for number in range(len(self._turns)):
             total += self.llm.estimate(self._request(pair, "given", 0, typical[:number]))
@@ -160,7 +162,7 @@ class VLMCurator(Curator):
                 image.load()
             differ = difference(pair) if self.min_difference > 0 else 1.0
         except Exception as error:  # whatever a damaged picture makes of its decoder
-            return _failed(pair, error)
+            return _failed(pair, error, cost_usd=0.0)
         if differ >= self.min_difference:
             return None
         numbers = f"the pictures differ by {differ:.3f}, wanted {self.min_difference:g}"
@@ -245,9 +247,9 @@ class VLMCurator(Curator):
         return ["First picture:", pictures[0], "Second picture:", pictures[1], *fenced]
 
 
-def _failed(pair: Pair, error: Exception) -> Verdict:
+def _failed(pair: Pair, error: Exception, cost_usd: float | None = None) -> Verdict:
     logger.warning("A pair of grid %r could not be judged", pair.grid_id, exc_info=error)
-    return Verdict(status="failed", reason=f"{type(error).__name__}: {error}")
+    return Verdict(status="failed", reason=f"{type(error).__name__}: {error}", cost_usd=cost_usd)
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -101,24 +101,23 @@ def read(value: BaseModel, *, order: Order, texts: Sequence[str], usage: Usage, 
 def verdict(opinions: Sequence[Opinion], threshold: float) -> Verdict:
     """One verdict of all votes.
 
-    The majority of an order's votes decides, at a tie their mean score against `threshold`. Votes that did
-    not come must not be able to turn it: else the verdict has the status of what went wrong. Where the two
-    orders of the pictures disagree, the mean score of all decides.
+    The majority of an order's votes decides, at a tie their mean score against `threshold`. Where the two
+    orders of the pictures disagree, the mean score of all decides. Votes that did not come must not be able
+    to turn it: else the verdict has the status of what went wrong.
     """
     orders = list(dict.fromkeys(opinion.order for opinion in opinions))
-    decided = {order: _decided([o for o in opinions if o.order == order], threshold) for order in orders}
+    decided = {_decided([o for o in opinions if o.order == order], threshold) for order in orders}
+    agree = len(decided) == 1
     came = [opinion for opinion in opinions if opinion.error is None]
     cost = sum((opinion.usage for opinion in opinions), Usage()).cost_usd
-    if None in decided.values():
+    outcome = None if None in decided else decided.pop() if agree else _by_mean(opinions, threshold)
+    if outcome is None:
         status, why = _missing([o.error for o in opinions if o.error is not None], len(came))
         return Verdict(status=status, reason=one_line(why, _REASON_CHARS), cost_usd=cost, raw=_raw(opinions))
-    score = _mean(came)
-    agree = len(set(decided.values())) == 1
-    keep = bool(decided[orders[0]]) if agree else score >= threshold
     return Verdict(
-        keep=keep,
-        score=round(score, _DECIMALS),
-        reason=one_line(_reason(came, len(opinions), keep, threshold, agree), _REASON_CHARS),
+        keep=outcome,
+        score=round(_mean(came), _DECIMALS),
+        reason=one_line(_reason(came, len(opinions), outcome, threshold, agree), _REASON_CHARS),
         cost_usd=cost,
         raw=_raw(opinions),
     )
@@ -133,6 +132,14 @@ def _decided(opinions: Sequence[Opinion], threshold: float) -> bool | None:
     if abs(lead) > missing:
         return lead > 0
     return _mean(came) >= threshold if not missing else None
+
+
+def _by_mean(opinions: Sequence[Opinion], threshold: float) -> bool | None:
+    """Whether the mean score of all votes is for the pair; None if those that are missing could turn it."""
+    known = sum(opinion.score for opinion in opinions if opinion.error is None)
+    missing = sum(opinion.error is not None for opinion in opinions)
+    worst, best = known / len(opinions), (known + missing) / len(opinions)
+    return None if worst < threshold <= best else worst >= threshold
 
 
 def _mean(opinions: Sequence[Opinion]) -> float:

@@ -1,7 +1,7 @@
 """What a stage shows of its progress."""
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,8 @@ from dsd.llm.ledger import dollars, short
 from dsd.llm.records import Usage
 
 T = TypeVar("T")
+
+_RECENT = 256
 
 
 def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
@@ -43,8 +45,8 @@ class VerdictGauge(Gauge[Judged]):
     """The running yield of a curator, the pairs that it could not judge, and what this call of the stage
     spends.
 
-    The cost of the whole call is projected from the mean cost of the verdicts so far. A cost that is unknown
-    is shown as such.
+    The cost of the whole call is projected from the mean cost of the last verdicts: the first ones of a
+    resumed stage may come from answers that are paid already. A cost that is unknown is shown as such.
 
     Args:
         curator: with or without a ledger.
@@ -55,6 +57,7 @@ class VerdictGauge(Gauge[Judged]):
         self._before = self._usage
         self._statuses: Counter[str] = Counter()
         self._cost_usd: float | None = 0.0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._names_costs = False
 
     @property
@@ -67,6 +70,7 @@ class VerdictGauge(Gauge[Judged]):
             self._statuses[record.verdict.status] += 1
             cost = record.verdict.cost_usd
             self._names_costs |= cost is not None
+            self._recent.append(cost or 0.0)
             self._cost_usd = None if cost is None or self._cost_usd is None else self._cost_usd + cost
 
     def shown(self, missing: int) -> dict[str, str]:
@@ -90,12 +94,12 @@ class VerdictGauge(Gauge[Judged]):
             spent = None
         else:
             spent = usage.cost_usd - self._before.cost_usd
-        judged = self._statuses.total()
         if spent is None or self._cost_usd is None:
             return "unknown" if spent is None else dollars(spent)
-        if not judged:
+        if not self._recent:
             return dollars(spent)
-        return f"{dollars(spent)} of ~{dollars(self._cost_usd * (judged + missing) / judged)}"
+        rest = missing * sum(self._recent) / len(self._recent)
+        return f"{dollars(spent)} of ~{dollars(max(spent, self._cost_usd + rest))}"
 
 
 _OTHERS = ("refused", "unparsable", "failed")

@@ -219,18 +219,13 @@ def _name(stage: str) -> str:
 
 
 def _light(run: Run, curator: str) -> dict[str, Judged]:
-    """The verdicts by pair id, without the models' whole answers."""
+    """The verdicts by pair id, without words: of millions of pairs they would not fit into memory."""
     table: Table[Judged] = run.verdicts(curator)
-    columns = table.columns("pair_id", "status", "score", "reason", "cost_usd")
+    columns = table.columns("pair_id", "status", "score", "cost_usd")
     return {
         row["pair_id"]: Judged(
             pair_id=row["pair_id"],
-            verdict=Verdict(
-                status=row["status"],
-                score=row["score"],
-                reason=row["reason"] or "",
-                cost_usd=row["cost_usd"],
-            ),
+            verdict=Verdict(status=row["status"], score=row["score"], cost_usd=row["cost_usd"]),
         )
         for row in _rows(columns)
     }

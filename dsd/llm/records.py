@@ -79,6 +79,15 @@ class Usage:
             cost_usd=(self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None,
         )
 
+    def scaled(self, factor: float) -> "Usage":
+        """So many times as much."""
+        return Usage(
+            calls=round(self.calls * factor),
+            prompt_tokens=round(self.prompt_tokens * factor),
+            completion_tokens=round(self.completion_tokens * factor),
+            cost_usd=None if self.cost_usd is None else self.cost_usd * factor,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dsd.llm.ledger import Ledger
+from dsd.llm.records import Usage
 from dsd.registry import Recorded
 from dsd.types import GridPrompt
 
@@ -14,11 +15,13 @@ class PromptWriter(Recorded, ABC):
     """Writes grid prompts. Prompt `i` depends on `(seed, i)` alone: writing can stop and go on anywhere.
 
     Attributes:
+        free: whether it asks nobody who is paid.
         fingerprint: a hash of what prompts depend on beside the arguments, such as texts in files; recorded
             with them.
         ledger: what it has spent, for the progress bar; None if it asks nobody who is paid.
     """
 
+    free: bool = False
     fingerprint: str = ""
     ledger: Ledger | None = None
 
@@ -35,6 +38,10 @@ class PromptWriter(Recorded, ABC):
 
         For writers whose prompts must differ from all others; the rest have no use for them.
         """
+
+    def estimate(self, count: int) -> Usage | None:
+        """What so many prompts would take, without asking anybody who is paid; None if that is unknown."""
+        return Usage() if self.free else None
 
     def keep_answers(self, path: Path) -> None:
         """Be given a file for the answers of paid models, so that none is asked for twice."""

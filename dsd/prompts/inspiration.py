@@ -44,7 +44,6 @@ class Inspiration:
         self._captions = list(captions)
         random.Random(f"captions:{seed}").shuffle(self._captions)
         self._kinds, self._llm, self._texts, self._outcomes = tuple(kinds), model, texts, outcomes
-        self._system = llm.system(texts["filter_system"].content, llm.DATA_RULE)
         self._kept: dict[str, Kept] = {kind: [] for kind in kinds}
         self._looked_at = 0
 
@@ -100,13 +99,16 @@ class Inspiration:
         self._looked_at += len(block)
 
     async def _ask(self, caption: str) -> Sight:
-        asked = self._texts["filter"].fill(
-            caption=llm.as_data("caption", caption), kinds=", ".join(self._kinds)
-        )
-        answer = await self._llm.ask(
-            llm.Request(
-                messages=[self._system, llm.user(asked)], schema=sight_of(self._kinds), max_tokens=512
-            )
-        )
+        answer = await self._llm.ask(look(caption, self._kinds, self._texts))
         found: Sight = answer.value
         return found
+
+
+def look(caption: str, kinds: Sequence[str], texts: Mapping[str, Text]) -> llm.Request:
+    """The question whether a caption has a clear subject."""
+    asked = texts["filter"].fill(caption=llm.as_data("caption", caption), kinds=", ".join(kinds))
+    return llm.Request(
+        messages=[llm.system(texts["filter_system"].content, llm.DATA_RULE), llm.user(asked)],
+        schema=sight_of(tuple(kinds)),
+        max_tokens=512,
+    )

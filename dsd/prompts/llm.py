@@ -16,11 +16,12 @@ from typing import Any
 from dsd import llm
 from dsd.grids import Layout
 from dsd.llm.outages import is_outage
-from dsd.prompts.answers import Draft, draft_of
+from dsd.prompts.answers import draft_of
 from dsd.prompts.base import PromptWriter, prompt_seed
 from dsd.prompts.captions import read_captions
+from dsd.prompts.composer import MIN_WORDS, Composer
 from dsd.prompts.distinct import Distinct
-from dsd.prompts.inspiration import Inspiration
+from dsd.prompts.inspiration import Inspiration, look
 from dsd.prompts.length import TokenCount
 from dsd.prompts.quotas import Quotas
 from dsd.texts import Text, fingerprint, read_texts
@@ -45,9 +46,8 @@ TEXTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The prompt texts by name, and the places of each. `views`, `lights` and `themes` are lists, one a line."""
 
+_SAMPLE = 24  # prompts that an estimate is made from
 _WINDOW = 64  # prompts that are written together; part of what a list of prompts is
-_WORDS = (8, 60)  # fewest and most that a panel is asked to have
-_TOKENS_PER_WORD = 1.6
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ class LLMWriter(PromptWriter):
         self.fingerprint = fingerprint(*self._texts.values())
         self._choices = {name: _choices(self._texts[name]) for name in ("views", "lights", "themes")}
         self._tokens = TokenCount(tokenizer, max_text_tokens)
-        self._words = self._words_of_panel()
+        self._composer = Composer(self._texts, self._layout, self._tokens)
+        self._words = self._composer.words_of_panel(self._quotas.kinds)
         self._captions = None
         if captions is not None:
             self._captions = read_captions(captions, column, split=split, limit=max_captions)
@@ -146,6 +147,22 @@ class LLMWriter(PromptWriter):
         self.ledger = self.llm.ledger
         self.outcomes: Counter[str] = Counter()
         self._written: list[str] = []
+
+    def estimate(self, count: int) -> llm.Usage:
+        """What so many prompts would take, by rules of thumb; nothing is asked.
+
+        Each is counted as one look at a caption and one draft: captions without a subject, and drafts that
+        are written again, come on top.
+        """
+        total, sampled = llm.Usage(), min(count, _SAMPLE)
+        for index, (kind, number) in enumerate(islice(self._quotas, sampled)):
+            inspired = max(self._choices["themes"], key=len)
+            if self._captions is not None:
+                caption = self._captions[index % len(self._captions)]
+                inspired = self._texts["caption"].fill(caption=llm.as_data("caption", caption))
+                total += self.llm.estimate(look(caption, self._quotas.kinds, self._texts))
+            total += self.llm.estimate(self._request(_Slot(index, kind, number), inspired, 0))
+        return total.scaled(count / max(1, sampled))
 
     def keep_answers(self, path: Path) -> None:
         """Keep the model's answers in this file, unless `cache` names another one."""
@@ -245,7 +262,7 @@ class LLMWriter(PromptWriter):
         caption = inspiration.find(slot.kind, slot.number + slot.attempt)
         return self._texts["caption"].fill(caption=llm.as_data("caption", caption))
 
-    async def _ask(self, slot: _Slot, inspired: str, seed: int) -> GridPrompt | _Dropped:
+    def _request(self, slot: _Slot, inspired: str, seed: int) -> llm.Request:
         asked = self._texts["write"].fill(
             kind=slot.kind,
             count=self._layout.num_panels,
@@ -254,22 +271,25 @@ class LLMWriter(PromptWriter):
             words=self._words,
             directions=self._directions(_rng(seed, slot)),
         )
-        own_seed = prompt_seed(seed, slot.index)
-        request = llm.Request(
+        return llm.Request(
             messages=[llm.system(self._texts["write_system"].content, llm.DATA_RULE), llm.user(asked)],
             schema=draft_of(self._layout.num_panels),
             max_tokens=512 + 256 * self._layout.num_panels,
             temperature=self._temperature,
-            replicate=(own_seed + slot.attempt) % 2**31,  # two prompts with one caption are asked for apart
+            # two prompts with one caption are asked for apart
+            replicate=(prompt_seed(seed, slot.index) + slot.attempt) % 2**31,
         )
+
+    async def _ask(self, slot: _Slot, inspired: str, seed: int) -> GridPrompt | _Dropped:
+        request, own_seed = self._request(slot, inspired, seed), prompt_seed(seed, slot.index)
         answer = await self.llm.ask(request)
-        prompt, tokens = self._composed(answer.value, slot.kind, own_seed)
+        prompt, tokens = self._composer.compose(answer.value, slot.kind, own_seed)
         if tokens > self._tokens.limit:
-            words = max(_WORDS[0] // 2, int(0.7 * self._words * self._tokens.limit / tokens))
+            words = max(MIN_WORDS // 2, int(0.7 * self._words * self._tokens.limit / tokens))
             shorter = self._texts["shorten"].fill(tokens=tokens, limit=self._tokens.limit, words=words)
             turns = [*request.messages, llm.assistant(answer.text), llm.user(shorter)]
             answer = await self.llm.ask(replace(request, messages=turns))
-            prompt, tokens = self._composed(answer.value, slot.kind, own_seed)
+            prompt, tokens = self._composer.compose(answer.value, slot.kind, own_seed)
         if tokens > self._tokens.limit:
             return _Dropped("too long", f"It has {tokens} tokens; the limit is {self._tokens.limit}.")
         return prompt
@@ -279,46 +299,6 @@ class LLMWriter(PromptWriter):
         panels = range(self._layout.num_panels)
         views, lights = (_drawn(rng, self._choices[name], len(panels)) for name in ("views", "lights"))
         return "\n".join(f"Panel {i + 1}: {views[i]}; {lights[i]}" for i in panels)
-
-    def _composed(self, draft: Draft, kind: str, seed: int) -> tuple[GridPrompt, int]:
-        """The whole prompt, and how many tokens it has, or the longest of its captions."""
-        layout = self._layout
-        placed = zip(_places(layout), draft.panels, strict=True)
-        text = self._texts["grid"].fill(
-            rows=layout.rows,
-            columns=layout.columns,
-            count=layout.num_panels,
-            kind=kind,
-            subject=draft.subject,
-            panels=" ".join(
-                self._texts["panel"].fill(place=place, caption=caption) for place, caption in placed
-            ),
-        )
-        prompt = GridPrompt(
-            text=text,
-            subject=draft.subject,
-            panels=tuple(draft.panels),
-            layout=str(layout),
-            kind=kind,
-            writer="llm",
-            seed=seed,
-        )
-        return prompt, max(map(self._tokens, (text, *draft.panels)))
-
-    def _words_of_panel(self) -> int:
-        """How many words a panel may have, so that all of them are within the limit of tokens."""
-        frame = Draft(
-            plan="", subject="subject of it", panels=[f"subject {i}" for i in range(self._layout.num_panels)]
-        )
-        room = self._tokens.limit - self._composed(frame, max(self._quotas.kinds, key=len), 0)[1]
-        words = int(room / _TOKENS_PER_WORD / (self._layout.num_panels + 1))  # and the subject itself
-        if words < _WORDS[0] // 2:
-            raise ValueError(
-                f"A {self._layout} prompt does not fit into {self._tokens.limit} tokens: "
-                f"{max(words, 0)} words are left for each panel. Choose a smaller layout, or shorten "
-                "`grid.txt` and `panel.txt`."
-            )
-        return min(_WORDS[1], max(_WORDS[0], words))
 
 
 def _choices(text: Text) -> list[str]:
@@ -333,16 +313,3 @@ def _drawn(rng: random.Random, choices: list[str], count: int) -> list[str]:
 
 def _rng(seed: int, slot: _Slot) -> random.Random:
     return random.Random(f"{seed}:{slot.index}:{slot.attempt}")
-
-
-def _places(layout: Layout) -> list[str]:
-    """How each panel is called: "Top left", or "Row 1, column 3" where there are no such words."""
-    rows = {1: [""], 2: ["top", "bottom"], 3: ["top", "middle", "bottom"]}.get(layout.rows)
-    columns = {1: [""], 2: ["left", "right"], 3: ["left", "centre", "right"]}.get(layout.columns)
-    if rows is None or columns is None or layout.num_panels == 1:
-        return [
-            f"Row {row}, column {column}"
-            for row in range(1, layout.rows + 1)
-            for column in range(1, layout.columns + 1)
-        ]
-    return [f"{row} {column}".strip().capitalize() for row in rows for column in columns]

@@ -1,6 +1,5 @@
 """Labelled pairs from a table of image files."""
 
-import csv
 import hashlib
 import os
 import warnings
@@ -10,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.data.atomic import sha256_of
-from dsd.studies.curators_pairs import Label, LabelledPairs, check_columns, meaning
+from dsd.studies.curators_pairs import Label, LabelledPairs, csv_rows, meaning
 from dsd.types import Pair
 
 COLUMNS = {"reference": "reference", "target": "target", "label": "same_subject", "group": "kind"}
@@ -58,7 +57,7 @@ def of_table(
     shown_by = _subjects(path, subjects)
     digests = _digests(path, folder, [row[side] for row in rows for side in ("reference", "target")])
     labels: list[Label] = []
-    files: dict[str, tuple[Path, Path, str]] = {}
+    files: dict[str, tuple[Path, Path]] = {}
     lines: dict[str, int] = {}
     left_out = 0
     for line, row in enumerate(rows, 2):
@@ -81,30 +80,32 @@ def of_table(
                 f"{path}, line {line} says {row['label']!r}, but the pictures show {seen[0]!r} and "
                 f"{seen[1]!r}. Mend the label or the subjects."
             )
-        known = tuple(dict.fromkeys(seen)) if all(seen) else ()
-        labels.append(Label(pair_id=pair_id, same=same, group=row.get("group", ""), subjects=known))
-        files[pair_id] = (folder / row["reference"], folder / row["target"], seen[0] if same else "")
+        labels.append(
+            Label(
+                pair_id=pair_id,
+                same=same,
+                group=row.get("group", ""),
+                subjects=tuple(dict.fromkeys(seen)) if all(seen) else (),
+                pictures=tuple(dict.fromkeys(digests[row[x]] for x in ("reference", "target"))),
+            )
+        )
+        files[pair_id] = folder / row["reference"], folder / row["target"]
 
     def load(ids: Collection[str]) -> Iterator[tuple[str, Pair]]:
         wanted = set(ids)
-        for pair_id, (reference, target, subject) in files.items():
-            if pair_id in wanted:
-                yield (
-                    pair_id,
-                    Pair(
-                        reference=_opened(reference),
-                        target=_opened(target),
-                        subject=subject,
-                        kind="object",
-                        source=path.parent.name,
-                    ),
+        for pair_id, (reference, target) in files.items():
+            if pair_id in wanted:  # without its subject, which would tell a judge who reads it the label
+                pair = Pair(
+                    reference=_opened(reference), target=_opened(target), kind="object", source=source
                 )
+                yield pair_id, pair
 
+    source = path.parent.resolve().name
     groups = sorted({label.group for label in labels if not label.same})
     if hard is not None and hard not in groups:
         raise ValueError(f"{path} has no different pairs of the group {hard!r}. Groups: {', '.join(groups)}.")
     return LabelledPairs(
-        source=path.parent.resolve().name,
+        source=source,
         truth=f"Labels come with the pictures, in {path.name}.",
         labels=tuple(labels),
         load=load,
@@ -115,17 +116,13 @@ def of_table(
 
 def _rows(path: Path, names: Mapping[str, str], optional: Collection[str]) -> list[dict[str, str]]:
     """The rows by our names of the columns."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or ()
-        check_columns(path, found, [name for key, name in names.items() if key not in optional])
-        known = {key: name for key, name in names.items() if name in found}
-        rows = []
-        for line, row in enumerate(reader, 2):
-            if any(row[known[side]] in (None, "") for side in ("reference", "target")):
-                raise ValueError(f"{path}, line {line} does not name two pictures.")
-            rows.append({key: row[name] or "" for key, name in known.items()})
-        return rows
+    rows = []
+    for line, row in csv_rows(path, [name for key, name in names.items() if key not in optional]):
+        found = {key: row[name] for key, name in names.items() if name in row}
+        if not (found["reference"] and found["target"]):
+            raise ValueError(f"{path}, line {line} does not name two pictures.")
+        rows.append(found)
+    return rows
 
 
 def _subjects(path: Path, subjects: Path | None) -> dict[str, str]:
@@ -135,10 +132,7 @@ def _subjects(path: Path, subjects: Path | None) -> dict[str, str]:
         if subjects is not None:
             raise FileNotFoundError(f"There is no table of subjects {subjects}. Check the path.")
         return {}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        check_columns(table, reader.fieldnames or (), ("image", "subject"))
-        return {row["image"]: row["subject"] or "" for row in reader}
+    return {row["image"]: row["subject"] for _, row in csv_rows(table, ("image", "subject"))}
 
 
 def _digests(path: Path, folder: Path, names: Collection[str]) -> dict[str, str]:

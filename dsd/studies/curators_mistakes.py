@@ -13,12 +13,13 @@ from dsd.evaluation.page import Section, data_uri
 from dsd.extractors import rgb
 from dsd.studies.curators_pairs import LabelledPairs
 from dsd.studies.curators_results import Verdicts
-from dsd.types import Pair
 
 _SIDE_PX = 168
 _SHOWN_PX = 112
 _SMALL_PX = 96  # pictures up to this size are shown pixel by pixel
 _LONGEST_REASON = 600
+
+_Thumbnail = tuple[str, int, int]  # a `data:` address, with its width and height in px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def sections(
         for place in (*found.accepted[:count], *found.rejected[:count])
     }
     pictures = {
-        pair_id: (_thumbnail(pair.reference), _thumbnail(pair.target), pair)
+        pair_id: (_thumbnail(pair.reference), _thumbnail(pair.target), pair.subject)
         for pair_id, pair in pairs.load(shown)
     }
     made = []
@@ -85,38 +86,36 @@ def sections(
 
 
 def _shown(
-    pairs: LabelledPairs, verdicts: Verdicts, place: int, pictures: dict[str, tuple[str, str, Pair]]
+    pairs: LabelledPairs,
+    verdicts: Verdicts,
+    place: int,
+    pictures: dict[str, tuple[_Thumbnail, _Thumbnail, str]],
 ) -> dict[str, Any]:
     label, verdict = pairs.labels[place], verdicts.timed[place].verdict
-    reference, target, pair = pictures[label.pair_id]
+    reference, target, subject = pictures[label.pair_id]
     subjects = " and ".join(label.subjects)
     reason = verdict.reason
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[: _LONGEST_REASON - 1]}\N{HORIZONTAL ELLIPSIS}"
     return {
         "pictures": [
-            (name, uri, round(_SHOWN_PX * picture.height / picture.width))
-            for name, uri, picture in (
-                ("Reference", reference, pair.reference),
-                ("Target", target, pair.target),
-            )
+            (name, uri, round(_SHOWN_PX * height / width))
+            for name, (uri, width, height) in (("Reference", reference), ("Target", target))
         ],
         "width": _SHOWN_PX,
         "score": "no score" if verdict.score is None else f"{verdict.score:.3f}",
         "reason": reason,
         "subjects": subjects,
-        "about": "; ".join(part for part in (label.group, pair.subject or subjects) if part)[
-            :_LONGEST_REASON
-        ],
+        "about": "; ".join(part for part in (label.group, subject or subjects) if part)[:_LONGEST_REASON],
     }
 
 
-def _thumbnail(image: Image.Image) -> str:
-    """A `data:` address: small pictures exactly, photographs as a small JPEG."""
+def _thumbnail(image: Image.Image) -> _Thumbnail:
+    """Small pictures exactly, photographs as a small JPEG."""
     image = rgb(image)
     if max(image.size) <= _SMALL_PX:
-        return data_uri(image)
+        return data_uri(image), *image.size
     image.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=85, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size

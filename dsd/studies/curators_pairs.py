@@ -14,12 +14,13 @@ from PIL import Image
 
 from dsd.data.store import Run
 from dsd.evaluation.measuring import measure_all
-from dsd.mini.measure import SAME, identity
+from dsd.mini.measure import SAME, Measurement, identity
 from dsd.types import Pair, image_digest
 
 _YES = frozenset({"1", "true", "yes", "same"})
 _NO = frozenset({"0", "false", "no", "different"})
 _UNSURE = frozenset({"", "unsure"})
+_MEASURED_AT_ONCE = 8192  # pictures, of 12 kB each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,28 @@ class Label:
         pair_id: of the pair.
         same: whether both pictures show the same subject.
         group: what kind of pair it is, such as "same class" for two dogs; empty if nothing is said.
-        subjects: whom it shows, as far as that is known: pairs that share a subject are not independent.
+        subjects: the one or two whom it shows, if that is known, or the grid that it comes from: pairs that
+            share a subject are not independent.
+        pictures: what its pictures are called, where that is known: without subjects, pairs that share a
+            picture are not independent either.
+
+    Raises:
+        ValueError: if more than two subjects or pictures are named.
     """
 
     pair_id: str
     same: bool
     group: str = ""
     subjects: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, values in {"subjects": self.subjects, "pictures": self.pictures}.items():
+            if len(values) > 2:
+                raise ValueError(
+                    f"The pair {self.pair_id!r} has {len(values)} {name}: {', '.join(values[:5])}. Two "
+                    "pictures show one subject or two."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +65,7 @@ class LabelledPairs:
         labels: one a pair.
         load: yields `(pair id, pair)` for a set of ids, in the order of the labels.
         hard: the group of the negatives that are hardest to tell; empty if there is none.
+        units: what the labels' `subjects` are, in the plural.
         left_out: how many pairs have no clear label.
 
     Raises:
@@ -60,6 +77,7 @@ class LabelledPairs:
     labels: tuple[Label, ...]
     load: Callable[[Collection[str]], Iterator[tuple[str, Pair]]]
     hard: str = ""
+    units: str = "subjects"
     left_out: int = 0
 
     def __post_init__(self) -> None:
@@ -112,22 +130,28 @@ def of_small_world(run: Run, *, workers: int = 2, progress: str | None = None) -
         FileNotFoundError: if the run has no pairs.
         ValueError: if a panel has another size, or all pairs have one label.
     """
-    images: dict[str, Image.Image] = {}
+    seen: dict[str, Measurement] = {}
+    new: dict[str, Image.Image] = {}
+
+    def measure_new() -> None:
+        found = measure_all([*new.values()], workers=workers, progress=progress)
+        seen.update(zip(new, found, strict=True))
+        new.clear()
+
     rows = []
     for pair_id, pair in run.pairs.items():
-        shown = image_digest(pair.reference), image_digest(pair.target)
-        images.setdefault(shown[0], pair.reference)
-        images.setdefault(shown[1], pair.target)
-        rows.append((pair_id, *shown, pair.grid_id))
-    sizes = {image.size for image in images.values()}
-    if sizes - {(64, 64)}:
-        raise ValueError(
-            f"{run.path} is no run of the small world: it has panels of {sorted(sizes)[-1]} px, not 64 x 64, "
-            "so that its pairs cannot be labelled by measurement. Give `labels`, made by people."
-        )
-    seen = dict(
-        zip(images, measure_all(list(images.values()), workers=workers, progress=progress), strict=True)
-    )
+        reference, target = image_digest(pair.reference), image_digest(pair.target)
+        shown = {reference: pair.reference, target: pair.target}
+        if strange := [image.size for image in shown.values() if image.size != (64, 64)]:
+            raise ValueError(
+                f"{run.path} is no run of the small world: it has panels of {strange[0]} px, not 64 x 64, "
+                "so that its pairs cannot be labelled by measurement. Give `labels`, made by people."
+            )
+        new.update({digest: image for digest, image in shown.items() if digest not in seen})
+        rows.append((pair_id, reference, target, pair.grid_id))
+        if len(new) >= _MEASURED_AT_ONCE:
+            measure_new()
+    measure_new()
     labels = []
     for pair_id, reference, target, grid_id in rows:
         same = identity(seen[reference], seen[target]) >= SAME
@@ -138,6 +162,7 @@ def of_small_world(run: Run, *, workers: int = 2, progress: str | None = None) -
         truth=f"Labels are measured by geometry and colour, unseen by curators: identity of {SAME} or more.",
         labels=tuple(labels),
         load=run.pairs.items,
+        units="grids",
     )
 
 
@@ -178,6 +203,7 @@ def of_people(run: Run, path: Path, columns: Mapping[str, str] | None = None) ->
             if i in clear
         ),
         load=run.pairs.items,
+        units="grids",
         left_out=len(votes) - len(clear),
     )
 
@@ -192,10 +218,8 @@ def _label_rows(path: Path, pair_id: str, label: str) -> Iterator[tuple[int, str
     if not path.exists():
         raise FileNotFoundError(f"There are no labels in {path}: no such file. Check the path.")
     if path.suffix.lower() == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            check_columns(path, reader.fieldnames or (), (pair_id, label))
-            yield from ((i, row[pair_id] or "", row[label] or "") for i, row in enumerate(reader, 1))
+        for line, row in csv_rows(path, (pair_id, label)):
+            yield line - 1, row[pair_id], row[label]
         return
     try:
         table = pq.read_table(path)
@@ -206,6 +230,23 @@ def _label_rows(path: Path, pair_id: str, label: str) -> Iterator[tuple[int, str
     check_columns(path, table.column_names, (pair_id, label))
     columns = ([str(x or "") for x in table[name].to_pylist()] for name in (pair_id, label))
     yield from zip(range(1, len(table) + 1), *columns, strict=True)
+
+
+def csv_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, row) of a CSV file with a head, from 2; cells that are missing are empty.
+
+    Raises:
+        ValueError: if it has no such columns, or is no CSV file in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or ()
+            check_columns(path, names, wanted)
+            for line, row in enumerate(reader, 2):
+                yield line, {name: row[name] or "" for name in names}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}. Write it anew.") from error
 
 
 def check_columns(path: Path, found: Collection[str], wanted: Iterable[str]) -> None:

@@ -66,6 +66,7 @@ def of_renderer(count: int = 60, seed: int = 0) -> LabelledPairs:
         labels=tuple(labels),
         load=load,
         hard=RELATIVE,
+        units="characters",
     )
 
 

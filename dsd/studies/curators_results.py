@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from dsd.studies.curators_pairs import Label, LabelledPairs
 from dsd.studies.curators_scores import (
     NUMBERS,
+    Chosen,
     Curves,
     Judged,
     Resampler,
@@ -66,7 +67,7 @@ class Results:
     ) -> None:
         self.pairs, self.verdicts = pairs, verdicts
         self.parts = (ALL, HARD) if pairs.hard else (ALL,)
-        self._resampler = Resampler([label.subjects for label in pairs.labels], count, seed)
+        self._resampler = Resampler([label.subjects or label.pictures for label in pairs.labels], count, seed)
         self._judged = {x.entry.name: x.judged(pairs.labels) for x in verdicts}
         groups = np.array([label.group for label in pairs.labels], dtype=object)
         same = np.array([label.same for label in pairs.labels], dtype=bool)
@@ -77,7 +78,7 @@ class Results:
 
     @property
     def num_clusters(self) -> int:
-        """How many subjects (or pairs, where no subject is known) are resampled."""
+        """How many subjects are resampled; pictures where no subject is known, pairs where neither is."""
         return self._resampler.num_subjects
 
     def judged(self, verdicts: Verdicts, part: str = ALL) -> Judged:
@@ -87,7 +88,7 @@ class Results:
     @cached_property
     def scores(self) -> dict[str, list[dict[str, Any]]]:
         """By part, a row a curator: `NUMBERS`, each with its interval, and `ahead`, by how much its AUROC is
-        ahead of the first curator's.
+        ahead of the first curator's on the pairs that both gave a score.
         """
         found: dict[str, list[dict[str, Any]]] = {}
         for part in self.parts:
@@ -96,19 +97,31 @@ class Results:
                 for x in self.verdicts
             }
             drawn = resampled(self._resampler, chosen)
-            first = self.verdicts[0].entry.name
-            values = {name: measure(judged) for name, (_, judged) in chosen.items()}
             rows = found[part] = []
             for name, (_, judged) in chosen.items():
+                values = measure(judged)
                 row: dict[str, Any] = {"curator": name, "part": part, "judged": len(judged.same)}
                 for number in NUMBERS:
-                    row |= _with_interval(number, values[name][number], drawn[name][number])
-                ours, theirs = values[name]["auroc"], values[first]["auroc"]
-                if name != first and ours is not None and theirs is not None:
-                    apart = drawn[name]["auroc"] - drawn[first]["auroc"]
-                    row |= _with_interval("ahead", ours - theirs, apart)
+                    row |= _with_interval(number, values[number], drawn[name][number])
                 rows.append(row)
+            first, *others = chosen.values()
+            for row, other in zip(rows[1:], others, strict=True):
+                row |= self._ahead(other, first)
         return found
+
+    def _ahead(self, one: Chosen, first: Chosen) -> Mapping[str, float | None]:
+        """By how much the AUROC of one is ahead of the first one's, where both gave a score."""
+        scored = [places[np.isfinite(judged.scores)] for places, judged in (one, first)]
+        both = np.intersect1d(*scored)
+        shared = {
+            name: (both, judged.take(np.isin(places, both)))
+            for name, (places, judged) in (("one", one), ("first", first))
+        }
+        ours, theirs = (measure(judged)["auroc"] for _, judged in shared.values())
+        if ours is None or theirs is None:
+            return {}
+        drawn = resampled(self._resampler, shared, only=("auroc",))
+        return _with_interval("ahead", ours - theirs, drawn["one"]["auroc"] - drawn["first"]["auroc"])
 
     @cached_property
     def costs(self) -> list[dict[str, Any]]:
@@ -124,7 +137,7 @@ class Results:
                 {
                     "curator": x.entry.name,
                     **{status: statuses.count(status) for status in STATUSES},
-                    "scored": sum(timed.verdict.score is not None for timed in x.timed),
+                    "scored": len(self.judged(x).scored().same),
                     "cost_known": len(known),
                     "cost_usd": sum(known) if known else None,
                     "cost_a_pair": sum(known) / len(known) if known else None,

@@ -76,8 +76,13 @@ def _ranked(scored: Judged) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+Chosen = tuple[Int[np.ndarray, " _"], Judged]
+"""The places of the pairs that a curator judged among all, and what it said of them."""
+
+
 class Resampler:
-    """Resamples pairs by the subjects that they show, for intervals.
+    """Resamples pairs by the subjects that they show (or by the pictures, where those are all that is known),
+    for intervals.
 
     Subjects are drawn with replacement, and a pair counts as often as its subjects were drawn: the product
     for a pair of two, as in the pigeonhole bootstrap, over its mean, so that pairs of one subject and of two
@@ -116,19 +121,21 @@ class Resampler:
 
 
 def resampled(
-    resampler: Resampler, curators: Mapping[str, tuple[Int[np.ndarray, " judged"], Judged]]
+    resampler: Resampler, curators: Mapping[str, Chosen], only: Sequence[str] = NUMBERS
 ) -> dict[str, dict[str, Means]]:
     """`NUMBERS` of several curators in every resample; NaN where a number has no value.
 
     Args:
         resampler: of all pairs.
         curators: by name, the places of the pairs that it judged among all, and what it said.
+        only: some of the numbers.
     """
-    parts: dict[str, dict[str, list[Means]]] = {name: {number: [] for number in NUMBERS} for name in curators}
+    parts: dict[str, dict[str, list[Means]]] = {name: {number: [] for number in only} for name in curators}
     for weights in resampler.weights():
         for name, (places, judged) in curators.items():
-            for number, values in weighted(judged, weights[:, places]).items():
-                parts[name][number].append(values)
+            found = weighted(judged, weights[:, places])
+            for number in only:
+                parts[name][number].append(found[number])
     return {
         name: {number: np.concatenate(values) for number, values in found.items()}
         for name, found in parts.items()

@@ -64,9 +64,16 @@ def _about(results: Results, part: str) -> str:
         f"{num_same} pairs of the same subject, {len(others)} of {what}. Precision, recall, F1 and Cohen's "
         "kappa are of the curator's own decisions, AUROC of its score. "
     )
-    known = sum(bool(label.subjects) for label in labels)
-    by = f"{results.num_clusters} subjects" if known == len(labels) else "pairs, whose subjects are unknown"
-    return text + f"Intervals are 95\N{NO-BREAK SPACE}%, over {by}; bold is the best of the column."
+    return (
+        text + f"Intervals are 95\N{NO-BREAK SPACE}%, over {_drawn(results)}; bold is the best of the column."
+    )
+
+
+def _drawn(results: Results) -> str:
+    """What the bootstrap draws."""
+    pairs, count = results.pairs, results.num_clusters
+    kinds = {pairs.units if x.subjects else "pictures" if x.pictures else "pairs" for x in pairs.labels}
+    return f"{count} {' and '.join(x for x in (pairs.units, 'pictures', 'pairs') if x in kinds)}"
 
 
 def _score_columns(first: str) -> list[Column]:
@@ -78,7 +85,7 @@ def _score_columns(first: str) -> list[Column]:
         Column(key="f1", title="F1", show=two_decimals, best="max"),
         Column(key="auroc", title="AUROC", note="of the score", show=three_decimals, best="max"),
         Column(key="kappa", title="Kappa", note="Cohen's", show=_with_minus, best="max"),
-        Column(key="ahead", title=f"Ahead of {first}", note="in AUROC", show=_signed),
+        Column(key="ahead", title=f"Ahead of {first}", note="in AUROC, on shared pairs", show=_signed),
     ]
 
 
