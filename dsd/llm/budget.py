@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dsd.llm.ledger import Ledger
 from dsd.llm.messages import Picture
-from dsd.llm.records import BudgetSpent, DeadlinePassed, Request
+from dsd.llm.records import BudgetSpent, DeadlinePassed, Request, described
 
 _CHARS_PER_TOKEN = 3.5
 _PIXELS_PER_TOKEN = 750  # Anthropic's rule; others take fewer at 512 px
@@ -85,7 +85,7 @@ def prompt_tokens(request: Request) -> int:
             else:
                 tokens += len(part) / _CHARS_PER_TOKEN
     if request.schema is not None:
-        tokens += len(str(request.schema.model_json_schema())) / _CHARS_PER_TOKEN
+        tokens += len(str(described(request.schema))) / _CHARS_PER_TOKEN
     return round(tokens) + 10
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import xxhash
 from PIL import Image
 
 Role = Literal["system", "user", "assistant"]
@@ -34,8 +35,10 @@ class Picture:
         return buffer.getvalue()
 
     def digest(self) -> str:
-        """A hash of the pixels before they are made smaller, and of the size that they are sent in."""
-        hashed = hashlib.blake2b(digest_size=16)
+        """A hash of the pixels before they are made smaller, and of the size that they are sent in: 128 bits,
+        not meant against forgers, and fast, since an answer from the cache costs little else.
+        """
+        hashed = xxhash.xxh3_128()
         hashed.update(f"{self.image.mode} {self.image.size} {self.max_side_px}".encode())
         hashed.update(self.image.tobytes())
         palette = self.image.getpalette() if self.image.mode in ("P", "PA") else None

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dsd.llm.records import described
+
 _SORRY = re.compile(
     r"^\W*(i['\u2019]?m sorry|i am sorry|sorry|i apologi[sz]e|i can(no|['\u2019])t|i am unable|"
     r"i['\u2019]m unable|i (won['\u2019]t|will not)|as an ai)\b",
@@ -51,7 +53,7 @@ def instructions(schema: type[BaseModel]) -> str:
     """What a model is told that takes no schema."""
     return (
         "Answer with one JSON object and nothing else: no fences, no comments. Write its fields in this "
-        f"order. It must fit this JSON schema:\n{json.dumps(schema.model_json_schema())}"
+        f"order. It must fit this JSON schema:\n{json.dumps(described(schema))}"
     )
 
 

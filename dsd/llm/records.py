@@ -1,5 +1,6 @@
 """A request, its answer, what both cost, and the typed failures."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ class Request:
         content = {
             "model": model,
             "messages": [message.hashed() for message in self.messages],
-            "schema": None if self.schema is None else self.schema.model_json_schema(),
+            "schema": None if self.schema is None else described(self.schema),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "version": self.version,
@@ -51,6 +52,12 @@ class Request:
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def described(schema: type[BaseModel]) -> dict[str, Any]:
+    """Its JSON schema. Pydantic makes it anew at every call: that would be most of a cache hit's time."""
+    return schema.model_json_schema()
 
 
 @dataclass(frozen=True, kw_only=True)
