@@ -54,6 +54,17 @@ def test_every_protocol_gets_pictures_whole_and_the_schema_in_order(
         assert '"reasoning"' in asked.texts[-1]
 
 
+def test_the_older_form_holds_the_schema_and_the_prompt_shows_it() -> None:
+    with serve(lambda asked: GOOD) as server:
+        assert ask(door(server, structured="json_object"), question()).value.same
+        (asked,) = server.asked
+    form = asked.body["response_format"]
+    assert form == {"type": "json_object", "schema": Opinion.model_json_schema()}
+    assert '"reasoning"' in asked.texts[-1]
+    with pytest.raises(ValueError, match="json_object"):
+        llm.LLM("openai/judge", structured="grammar")  # type: ignore[arg-type]
+
+
 def asarray(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float32)
 

@@ -57,7 +57,8 @@ class LLM:
         max_cost_usd: no call is made that could exceed it; then `BudgetSpent` is raised.
         price: US dollars for a million tokens, {"prompt": ..., "completion": ...}, for a model that litellm
             does not know.
-        structured: whether the model takes a JSON schema: "auto", "schema" (it does), "prompt" (it does not).
+        structured: whether the model takes a JSON schema: "auto" (as litellm says), "schema" (it does),
+            "json_object" (it does, in the older form of llama-cpp-python and others), "prompt" (it does not).
         retries: numbers that differ from `RETRIES`.
         cache: file in which valid answers are kept; None for none.
         seed: of the model's sampling, where it takes one; replicate i gets seed + i.

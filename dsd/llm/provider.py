@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
-from dsd.llm.records import AnswerError, CallFailed, ErrorKind, Price, Refused, Usage
+from dsd.llm.records import AnswerError, CallFailed, ErrorKind, Price, Refused, Usage, described
 from dsd.llm.secrets import Redactor
 
 try:
@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 logger = logging.getLogger(__name__)
 litellm.suppress_debug_info = True  # it prints to stdout at every error
 
-Structured = Literal["auto", "schema", "prompt"]
+Structured = Literal["auto", "schema", "json_object", "prompt"]
 
 MAX_ANSWER_BYTES = 8 * 2**20
 _MAX_MESSAGE_CHARS = 600
@@ -101,7 +101,8 @@ class Provider:
         api_key: by default from the environment, where litellm looks for it.
         timeout_s: of one call, from the first byte sent to the last one received.
         structured: whether the model takes a JSON schema: "auto" asks litellm, "schema" says yes, "prompt"
-            says no.
+            says no; "json_object" is the older form, with the schema beside it, of llama-cpp-python and
+            others, which hold a model to it without showing it: it is in the prompt too.
         price: of a model that litellm does not know, or as negotiated.
 
     Raises:
@@ -118,8 +119,8 @@ class Provider:
         structured: Structured = "auto",
         price: Price | Mapping[str, float] | None = None,
     ) -> None:
-        if structured not in ("auto", "schema", "prompt"):
-            raise ValueError(f"`structured` must be 'auto', 'schema' or 'prompt'; got {structured!r}.")
+        if structured not in get_args(Structured):
+            raise ValueError(f"`structured` must be one of {get_args(Structured)}; got {structured!r}.")
         self.model, self._api_base, self._timeout_s = model, api_base, timeout_s
         self.redact = Redactor([api_key or ""])
         try:
@@ -131,6 +132,7 @@ class Provider:
                 f"server of your own. It says: {self.redact(str(error))[:_MAX_MESSAGE_CHARS]}"
             ) from None
         self._key = api_key or key
+        self._older_form = structured == "json_object"
         self.takes_schema = structured == "schema" or (
             structured == "auto" and bool(litellm.supports_response_schema(short, self.name))
         )
@@ -161,6 +163,8 @@ class Provider:
         given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         if schema is not None and self.takes_schema:
             given["response_format"] = schema
+        elif schema is not None and self._older_form:
+            given["response_format"] = {"type": "json_object", "schema": described(schema)}
         if self._client is not None:
             given["client"] = self._client
         try:
