@@ -264,6 +264,48 @@ def test_members_that_take_one_batch_at_a_time_do():
     assert Many.most > 1
 
 
+def test_members_are_told_what_the_ensemble_is_told(tmp_path):
+    told = []
+
+    class Listening(Scripted):
+        def keep_answers(self, path):
+            told.append(("keep", path))
+
+        def cancel(self):
+            told.append("cancel")
+
+        def close(self):
+            told.append("close")
+
+    members = [Listening({}) for _ in range(2)]
+    ensemble = curators.EnsembleCurator([*members, "heuristic"])
+    ensemble.keep_answers(tmp_path)
+    ensemble.cancel()
+    ensemble.close()
+    assert told == [("keep", tmp_path)] * 2 + ["cancel"] * 2 + ["close"] * 2
+
+
+def test_its_account_and_its_texts_are_those_of_its_members():
+    class Account:
+        def __init__(self, cost_usd):
+            self.usage = Usage(calls=1, prompt_tokens=10, cost_usd=cost_usd)
+
+    first, second, third = (Scripted({}) for _ in range(3))
+    first.ledger = second.ledger = Account(0.5)  # one account, shared, counts once
+    third.ledger = Account(0.25)
+    ensemble = curators.EnsembleCurator([first, second, third, "heuristic"])
+    assert ensemble.ledger.usage == Usage(calls=2, prompt_tokens=20, cost_usd=0.75)
+    third.ledger.usage = Usage(calls=3, cost_usd=None)
+    assert ensemble.ledger.usage.cost_usd is None
+    assert ensemble.fingerprint == ""
+    second.fingerprint = "texts 1"
+    one = curators.EnsembleCurator([first, second]).fingerprint
+    second.fingerprint = "texts 2"
+    other = curators.EnsembleCurator([first, second]).fingerprint
+    assert len({one, other, ""}) == 3
+    assert curators.EnsembleCurator([second, first]).fingerprint != other
+
+
 def test_a_spec_holds_its_members():
     spec = {
         "name": "ensemble",

