@@ -195,6 +195,10 @@ def test_the_end_of_the_money_is_passed_on_with_what_was_judged():
     assert [getattr(v, "status", type(v).__name__) for v in some] == ["accepted", "rejected", "BudgetSpent"]
     with pytest.raises(BudgetSpent):
         ensemble.judge_batch([pair("c")])
+    after = Scripted(table)
+    ensemble = curators.EnsembleCurator([Broke(spent), after])
+    assert [type(v) for v in ensemble.judge_some([pair("c"), pair("a")])] == [BudgetSpent, Verdict]
+    assert after.asked == ["a"]  # a pair that was stopped is not paid for by the next one
 
 
 def test_a_member_that_fails_does_so_alone():

@@ -45,6 +45,7 @@ def server(weights, tmp_path_factory):
         port = free.getsockname()[1]
     command = [PYTHON, "-m", "llama_cpp.server", "--model", str(weights), "--host", "127.0.0.1"]
     options = ["--port", str(port), "--n_ctx", "4096", "--chat_format", "chatml"]
+    options += ["--n_threads", "1", "--n_threads_batch", "1"]  # more of them wait for each other when busy
     with (tmp_path_factory.mktemp("server") / "log").open("w+") as log:
         process = subprocess.Popen(command + options, stdout=log, stderr=log)
         try:
@@ -63,7 +64,24 @@ def server(weights, tmp_path_factory):
             process.wait()
 
 
+# The built-in texts ask for more than it can hold in mind.
+TEXTS = {
+    "write_system": "You write captions as JSON.",
+    "write": (
+        "A picture book has {count} pictures ({layout}) of one {kind}. {inspiration}\n\n"
+        "At most {words} words each: {directions}\n\n"
+        "Write {count} captions. Repeat the whole subject in each caption. Example: "
+        '{{"plan": "two places", "subject": "a grey cat with a blue hat", "panels": ['
+        '"a grey cat with a blue hat sits on a roof", "a grey cat with a blue hat swims in a lake"]}}'
+    ),
+}
+
+
 def test_a_small_model_writes_prompts(server, tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, text in TEXTS.items():
+        (texts / f"{name}.txt").write_text(text)
     captions = tmp_path / "captions.txt"
     captions.write_text(
         "A red fox in a green scarf sits on a wooden bench.\nAn old brass lantern on a ship's deck.\n"
@@ -81,6 +99,8 @@ def test_a_small_model_writes_prompts(server, tmp_path):
         "timeout_s": 600.0,
         "price": {"prompt": 0, "completion": 0},
         "similarity": 0.95,
+        "temperature": 0.3,
+        "texts": str(texts),
         "tries": 16,
     }
     run = Run(tmp_path / "run")

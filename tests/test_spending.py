@@ -150,6 +150,9 @@ def test_the_projection_leaves_out_what_was_spent_before():
     ledger.add(Usage(calls=2, prompt_tokens=1500, completion_tokens=500, cost_usd=2.0))
     gauge.add(["a", "b"])
     assert gauge.shown(6) == {"tokens": "2k", "cost": "$2.00 of ~$8.00"}
+    for _ in range(256):
+        gauge.add(["cached"])
+    assert gauge.shown(6)["cost"] == "$2.00 of ~$2.00"  # nothing was paid for the last ones
     ledger.add(Usage(calls=1, cost_usd=None))
     assert gauge.shown(6)["cost"] == "unknown"
     assert SpendingGauge(None).shown(6) == {}

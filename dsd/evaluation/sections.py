@@ -3,8 +3,10 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from dsd import prompts
 from dsd.data.manifest import versions
 from dsd.data.rows import Judged
 from dsd.data.store import Run
@@ -21,8 +23,10 @@ _NAMES = {
     "grids": "Grids",
     "pairs": "Pairs",
     "verdicts": "Verdicts",
+    "captions": "Captions",
     "encoded": "Encodings",
 }
+_MEASURED = 10_000  # prompts, so that a page is made in seconds
 METHOD_NAMES = {
     "student": ("Student", "one reference picture and the caption"),
     "text_only": ("Teacher, text alone", "the caption, without the reference"),
@@ -68,12 +72,26 @@ def _remark(run: Run, stage: str) -> str:
 
 def of_run(run: Run, *, samples: int = 12, search: int = 0, seed: int = 0) -> list[Section]:
     """What a run's data looks like: grids, and the pairs that each curator kept and dropped."""
-    found = []
+    found = [written(run)] if "prompts" in run.stages() and len(run.prompts) else []
     if "grids" in run.stages():
         found.append(grids(run, samples=samples, seed=seed))
     if "pairs" in run.stages():
         found += [pairs(run, name, samples=samples, search=search, seed=seed) for name in run.curators()]
     return found
+
+
+def written(run: Run) -> Section:
+    """How diverse a run's prompts are."""
+    measured = prompts.diversity(islice(run.prompts, _MEASURED))
+    rows = [[{"text": name}, {"text": value}] for name, value in measured.rows()]
+    rows += [[{"text": "such as"}, {"text": f"{one} / {other}"}] for one, other in measured.examples]
+    first = f"the first {_MEASURED:,} of {len(run.prompts):,}" if len(run.prompts) > _MEASURED else "all"
+    return Section(
+        template="table",
+        title="What was asked for",
+        text=f"How diverse the prompts are, measured on {first}.",
+        data={"heads": [("measure", ""), ("value", "")], "rows": rows},
+    )
 
 
 def grids(run: Run, *, samples: int = 12, seed: int = 0) -> Section:

@@ -12,7 +12,9 @@ from PIL import Image
 
 Role = Literal["system", "user", "assistant"]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)  # the last are tags, letters that a model reads and nobody sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def as_data(name: str, text: str, max_chars: int = 4000) -> str:
         text: from a data set, a model or a user.
         max_chars: of the text that are kept.
     """
-    text = _CONTROL.sub("", text)
+    text = _UNSEEN.sub("", text)
     if len(text) > max_chars:
         text = text[:max_chars] + f"\n[cut: {len(text) - max_chars} more characters]"
     mark = hashlib.sha256(text.encode()).hexdigest()[:12]

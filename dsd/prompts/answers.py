@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, create_model, field_validator, model_validator
+from pydantic import BaseModel, Field, create_model, field_validator, model_validator
 
 from dsd.prompts.distinct import subject_words
 from dsd.texts import one_line
@@ -76,6 +76,9 @@ def draft_of(num_panels: int) -> type[Draft]:
     """A prompt with so many panels."""
 
     class _Draft(Draft):
+        # told to the model by the schema, and checked below with words that it can mend its answer by
+        panels: list[str] = Field(json_schema_extra={"minItems": num_panels, "maxItems": num_panels})
+
         @field_validator("panels")
         @classmethod
         def _as_many(cls, panels: Sequence[str]) -> Sequence[str]:
