@@ -10,9 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dsd import backbones, conditioning, curators, metrics, mini, prompts, teachers
+    from dsd import backbones, captioners, conditioning, curators, labels, metrics, mini, prompts, teachers
+    from dsd.captioning import caption_pairs
     from dsd.data.datamodule import PairDataModule
     from dsd.data.store import Run
+    from dsd.enhance import enhance_prompt
     from dsd.pipeline import DSDPipeline
     from dsd.stages import curate, draw_grids, encode, make_pairs, write_prompts
     from dsd.student import Student
@@ -31,11 +33,15 @@ __all__ = [
     "Verdict",
     "__version__",
     "backbones",
+    "caption_pairs",
+    "captioners",
     "conditioning",
     "curate",
     "curators",
     "draw_grids",
     "encode",
+    "enhance_prompt",
+    "labels",
     "make_pairs",
     "metrics",
     "mini",
@@ -53,13 +59,27 @@ _MODULE_OF_NAME = {
     "Run": "dsd.data.store",
     "Student": "dsd.student",
     "Verdict": "dsd.types",
+    "caption_pairs": "dsd.captioning",
     "curate": "dsd.stages",
     "draw_grids": "dsd.stages",
     "encode": "dsd.stages",
+    "enhance_prompt": "dsd.enhance",
     "make_pairs": "dsd.stages",
     "write_prompts": "dsd.stages",
 }
-_SUBPACKAGES = frozenset({"backbones", "conditioning", "curators", "metrics", "mini", "prompts", "teachers"})
+_SUBPACKAGES = frozenset(
+    {
+        "backbones",
+        "captioners",
+        "conditioning",
+        "curators",
+        "labels",
+        "metrics",
+        "mini",
+        "prompts",
+        "teachers",
+    }
+)
 
 
 def __getattr__(name: str) -> object:

@@ -7,10 +7,14 @@ Curators and metrics share them. A spec says which one:
   or "openai/clip-vit-base-patch32", or a folder with one;
 - `{"kind": "open_clip", "model": ..., "pretrained": ...}` and `{"kind": "timm", "model": ...}`: models of
   these packages;
-- any function from a list of RGB pictures to an array or tensor (n, d).
+- any function from a list of RGB pictures to an array or tensor (n, d);
+- `{"kind": "module:build", **arguments}` or `"module:build"`: what makes such a function, imported by its
+  name, so that a command line or a manifest can say it. It is given the arguments and, if it takes one, the
+  `device`.
 """
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +32,7 @@ Pooling = Literal["cls", "mean", "pooler", "projection"]
 """How the tokens of a transformers model become one vector: the class token; the mean of the others; the
 model's own pooled output; or that, projected to where CLIP and SigLIP compare pictures with words."""
 
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _CLASS_TOKENS = frozenset({"cls_token", "class_embedding"})
 
 Forward = Callable[[list[Image.Image]], Any]
@@ -74,11 +79,13 @@ def load(extractor: Spec | Extractor = "mini", device: str | torch.device | None
     """The extractor that a spec stands for; see this module.
 
     Args:
-        extractor: "mini", `{"kind": ..., **arguments}` or a function; an `Extractor` is returned as it is.
+        extractor: "mini", `{"kind": ..., **arguments}`, "module:build" or a function; an `Extractor` is
+            returned as it is.
         device: where a model is to run; by default a GPU if there is one.
 
     Raises:
         LookupError: if there is no such kind.
+        ImportError: if the module of a kind does not import: its own error, unchanged.
         TypeError: if an argument is unknown or missing, or the spec is of another type.
         FileNotFoundError, OSError: if there is no such model.
         ModuleNotFoundError: if the kind's package is not installed, with the command that installs it.
@@ -94,12 +101,9 @@ def load(extractor: Spec | Extractor = "mini", device: str | torch.device | None
         )
     arguments = {"kind": extractor} if isinstance(extractor, str) else dict(extractor)
     kind = arguments.pop("kind", None)
-    if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise LookupError(f"No extractor is of the kind {kind!r}.{hint} Known: {', '.join(_KINDS)}.")
-    build = _KINDS[kind]
-    parameters = {name: p for name, p in inspect.signature(build).parameters.items() if name != "device"}
+    build = _KINDS[kind] if kind in _KINDS else _imported(kind)
+    parameters = {name: p for name, p in inspect.signature(build).parameters.items() if p.kind not in _REST}
+    takes_device = parameters.pop("device", None) is not None
     allowed = list(parameters)
     needed = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
     wrong = [f"has no argument {name!r}" for name in arguments if name not in allowed]
@@ -107,7 +111,28 @@ def load(extractor: Spec | Extractor = "mini", device: str | torch.device | None
     if wrong:
         raise TypeError(f"The extractor {kind!r} {wrong[0]}. Allowed: {', '.join(allowed) or 'none'}.")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Extractor(build(device=where, **arguments), f"the extractor {kind!r}")
+    forward = build(**arguments, **({"device": where} if takes_device else {}))
+    if not callable(forward):
+        raise TypeError(
+            f"The extractor {kind!r} made {forward!r} of type {type(forward).__name__}. It must make a "
+            "function from a list of RGB pictures to (n, d)."
+        )
+    return Extractor(forward, f"the extractor {kind!r}")
+
+
+def _imported(kind: Any) -> Callable[..., Forward]:
+    """What `"module:build"` names."""
+    module, colon, name = str(kind).partition(":")
+    if not colon:
+        near = difflib.get_close_matches(str(kind), _KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise LookupError(
+            f"No extractor is of the kind {kind!r}.{hint} Known: {', '.join(_KINDS)}, and 'module:build'."
+        )
+    build: Callable[..., Forward] | None = getattr(importlib.import_module(module), name, None)
+    if not callable(build):
+        raise LookupError(f"The module {module!r} has no function {name!r} that makes an extractor.")
+    return build
 
 
 def rgb(image: Image.Image) -> Image.Image:

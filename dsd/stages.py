@@ -6,7 +6,6 @@ a row holds depends on the specs and seeds alone, not on how the work was batche
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dsd import curators, prompts, teachers
 from dsd.data.policy import Policy
-from dsd.data.rows import Failure, Judged
+from dsd.data.rows import Failure
 from dsd.data.store import Run
-from dsd.data.writer import TableWriter
-from dsd.engines import StageSummary, fill, progress_bar
-from dsd.engines.checks import checked_grid, failure, pairs_of, told, verdict_counts
+from dsd.engines import StageSummary, fill, judging, progress_bar, writing
+from dsd.engines.checks import checked_grid, failure, pairs_of
+from dsd.engines.progress import VerdictGauge
+from dsd.engines.specs import file_name, what
 from dsd.types import Grid, GridPrompt, Pair
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ __all__ = ["StageSummary", "curate", "draw_grids", "draw_seed", "encode", "make_
 logger = logging.getLogger(__name__)
 RunLike = Run | str | PathLike[str]
 
-_HOW_NOT_WHAT = frozenset(
-    {"batch_size", "device", "offload", "num_workers", "concurrency", "local_files_only"}
-)
-
 
 def write_prompts(
     run: RunLike,
@@ -42,6 +38,7 @@ def write_prompts(
     seed: int = 0,
     *,
     overwrite: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> StageSummary:
     """Write grid prompts until the run has `count` of them; calling again with a higher count adds to them.
@@ -52,7 +49,10 @@ def write_prompts(
         count: how many prompts the run shall have.
         seed: of the writer's choices.
         overwrite: discard the prompts there are.
-        progress: show a progress bar on stderr.
+        dry_run: ask nobody who is paid and write nothing; tell how many prompts there are to write, and what
+            that would take in calls, tokens and dollars.
+        progress: show a progress bar on stderr, with tokens, dollars, and what the whole call will cost at
+            that rate.
 
     Raises:
         ValueError: if `count` is below 1, or the writer does not have so many prompts.
@@ -61,33 +61,12 @@ def write_prompts(
     """
     _at_least_1(count=count)
     run, author = _run(run), prompts.create(writer)
-    spec = {"writer": _what(prompts.spec(author)), "seed": seed}
-    started = time.monotonic()
-    with run.lock("write_prompts"):
-        table = run.prompts
-        with (
-            TableWriter(table, spec, overwrite=overwrite) as output,
-            progress_bar("prompts", count, progress) as bar,
-        ):
-            known = set(table.ids())
-            before = len(known)
-            bar.update(before)
-            # Without a hole (a shard that was set aside) the first rows are there, so the rest starts no
-            # earlier than this.
-            whole = [shard.file for shard in table.manifest.shards] == sorted(
-                f"part-{i:05d}.parquet" for i in range(len(table.manifest.shards))
-            )
-            if before < count:
-                for prompt in author.write(count, seed, start=before if whole else 0):
-                    if prompt.id not in known:
-                        known.add(prompt.id)
-                        output.add([prompt])
-                        bar.update()
-            output.finish()
-        run.save_manifest()
-        return StageSummary(
-            stage="prompts", rows=len(table), added=len(known) - before, seconds=time.monotonic() - started
-        )
+    try:
+        wanted = writing.Wanted(writer=author, count=count, seed=seed, overwrite=overwrite)
+        return writing.estimated(run, wanted) if dry_run else writing.write(run, wanted, progress=progress)
+    finally:
+        if author is not writer:
+            author.close()
 
 
 def draw_grids(
@@ -142,7 +121,7 @@ def draw_grids(
     return fill(
         run,
         run.grids,
-        {"teacher": _what(teachers.spec(artist)), "seed": seed},
+        {"teacher": what(teachers.spec(artist)), "seed": seed},
         draw,
         batch_size=artist.batch_size,
         limit=limit,
@@ -202,9 +181,12 @@ def curate(
     batch_size: int = 64,
     overwrite: bool = False,
     retry_failed: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> StageSummary:
     """Let a curator judge every pair that it has not judged yet. The pairs themselves stay as they are.
+
+    Answers of a paid model are kept in the run, so that none is paid for twice, whatever stopped the stage.
 
     Args:
         run: the run or its folder.
@@ -214,40 +196,49 @@ def curate(
         batch_size: how many pairs the curator gets at once.
         overwrite: discard this curator's verdicts.
         retry_failed: judge those pairs again whose verdict is "failed".
-        progress: show a progress bar on stderr, with the share of accepted pairs.
+        dry_run: ask nobody who is paid and write nothing; tell how many pairs there are to judge, and what
+            that would take in calls, tokens and dollars, estimated from a few of them.
+        progress: show a progress bar on stderr, with the yield so far (accepted pairs among accepted and
+            rejected ones), tokens, dollars, and what the whole call will cost at that rate.
 
     Raises:
         ValueError: if `batch_size` is below 1.
         SpecError: if the verdicts of that name come from another spec.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
+        RuntimeError: if all pairs fail, or the first 16 of a curator: then it is not the pairs.
+        Stopped: if the money or the time that the curator was given is spent. What was judged is written.
     """
     _at_least_1(batch_size=batch_size)
     run, judge = _run(run), curators.create(curator)
-    spec = _what(curators.spec(judge))
-    table = run.verdicts(_file_name(name or spec["name"].rpartition(":")[2]))
-
-    def judged(batch: list[tuple[str, Pair]]) -> list[list[Judged] | Failure]:
-        verdicts = judge.judge_batch([pair for _, pair in batch])
-        if len(verdicts) != len(batch):
-            raise ValueError(
-                f"{type(judge).__name__}.judge_batch gave {len(verdicts)} verdicts for {len(batch)} pairs."
+    spec = judging.spec_of(judge)
+    table = run.verdicts(file_name(name or spec["curator"]["name"].rpartition(":")[2]))
+    name_hint = " To keep both, give this one its own `name`."
+    try:
+        if dry_run:
+            return judging.estimated(
+                run, table, judge, overwrite=overwrite, retry_failed=retry_failed, name_hint=name_hint
             )
-        ids = [pair_id for pair_id, _ in batch]
-        return [[Judged(pair_id=i, verdict=told(v))] for i, v in zip(ids, verdicts, strict=True)]
-
-    return fill(
-        run,
-        table,
-        {"curator": spec},
-        judged,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        retry_failed=retry_failed,
-        progress=progress,
-        name_hint=" To keep both, give this one its own `name`.",
-        counts=verdict_counts,
-        shown=lambda records: {"accepted": sum(record.verdict.accepted for record in records)},
-    )
+        if run.pairs.exists:  # else `fill` says what is missing, and nothing is created
+            judge.keep_answers(run.answers)
+        return fill(
+            run,
+            table,
+            spec,
+            judging.work(judge),
+            batch_size=batch_size,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            progress=progress,
+            name_hint=name_hint,
+            counts=lambda table: judging.verdict_counts(table, judge),
+            gauge=VerdictGauge(judge),
+            why_failed=judging.why_failed,
+            at_once=judging.batches_at_once(judge, batch_size),
+            cancel=judge.cancel,
+        )
+    finally:
+        if judge is not curator:
+            judge.close()
 
 
 def encode(
@@ -256,6 +247,7 @@ def encode(
     conditioning: "str | Mapping[str, Any] | Conditioning" = "parallel",
     *,
     policy: str | Mapping[str, Any] | Policy | None = None,
+    captions: str | None = None,
     batch_size: int = 8,
     dtype: str | None = None,
     device: str | None = None,
@@ -272,6 +264,7 @@ def encode(
         backbone: as `Student(base=...)` takes it; its denoiser is not needed.
         conditioning: as `Student(conditioning=...)` takes it.
         policy: which pairs; see `Run.accepted`. A pair that is accepted later can be added by calling again.
+        captions: the name of captions that are cached beside the pairs' own; see `dsd.caption_pairs`.
         batch_size: how many pairs are encoded at once.
         dtype: to store tensors in, such as "bfloat16"; as they come by default.
         device: to encode on; where the backbone is by default.
@@ -299,17 +292,19 @@ def encode(
     with run.lock("encode"):
         run.check("pairs")
         ids = run.accepted(policy)
+        ids = ids if captions is None else run.captioned(captions, ids)
         with progress_bar("encode", len(ids), progress) as bar:
             table, added = encode_pairs(
                 run,
                 ids,
                 model,
                 method,
-                backbone_name=_file_name(backbones.spec(model)["name"].rpartition(":")[2]),
-                conditioning_spec=_what(conditionings.spec(method)),
+                backbone_name=file_name(backbones.spec(model)["name"].rpartition(":")[2]),
+                conditioning_spec=what(conditionings.spec(method)),
                 batch_size=batch_size,
                 dtype=dtype,
                 overwrite=overwrite,
+                captions=captions,
                 advance=bar.update,
             )
         run.save_manifest()
@@ -329,18 +324,5 @@ def _at_least_1(**numbers: int | None) -> None:
             raise ValueError(f"`{name}` must be at least 1; got {number}.")
 
 
-def _what(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec without the arguments that say how the work is done, not what comes of it."""
-    return {
-        key: _what(value) if isinstance(value, Mapping) else value
-        for key, value in spec.items()
-        if key not in _HOW_NOT_WHAT
-    }
-
-
 def _run(run: RunLike) -> Run:
     return run if isinstance(run, Run) else Run(run)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "unnamed"

@@ -16,12 +16,18 @@ import numpy as np
 import pytest
 
 import dsd
-from dsd import backbones, conditioning, curators, mini, prompts, teachers
+from dsd import backbones, captioners, conditioning, curators, mini, prompts, teachers
 from dsd.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
-FAMILIES = {"writer": prompts, "teacher": teachers, "curator": curators, "conditioning": conditioning}
+FAMILIES = {
+    "writer": prompts,
+    "teacher": teachers,
+    "captioner": captioners,
+    "curator": curators,
+    "conditioning": conditioning,
+}
 
 
 def blocks(path, language):
@@ -35,7 +41,7 @@ def small(tiny_flux, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     yield
-    for family in (prompts, teachers, curators, backbones, conditioning):
+    for family in (prompts, teachers, captioners, curators, backbones, conditioning):
         own = {k: v for k, v in family.registry._registered.items() if v.__module__ != "docs_page"}
         family.registry._registered.clear()
         family.registry._registered.update(own)
@@ -50,7 +56,9 @@ def test_the_code_of_a_page_runs(path, small):
         exec(compile(block, str(path), "exec"), namespace)
 
 
-@pytest.mark.parametrize("family", ["prompts", "teachers", "curators", "backbones", "conditioning"])
+@pytest.mark.parametrize(
+    "family", ["prompts", "teachers", "captioners", "curators", "backbones", "conditioning"]
+)
 def test_every_family_shows_how_to_write_ones_own(family):
     text = (ROOT / "docs" / f"{family}.md").read_text()
     own = text.partition("## Write your own")[2]
@@ -104,6 +112,8 @@ def check_spec(keyword):
     if family is None or name == "sharp":
         return
     allowed = inspect.signature(family.get(name).__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in allowed.values()):  # those of the door to the model
+        allowed = {**allowed, **inspect.signature(dsd.llm.LLM.__init__).parameters}
     assert not isinstance(spec, dict) or set(spec) - {"name"} <= set(allowed), spec
 
 

@@ -1,11 +1,15 @@
 """Reports stand alone, are valid, and show what a prompt or a model said without obeying it."""
 
 import base64
+import hashlib
 import io
 import json
 import random
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -29,7 +33,7 @@ from dsd.evaluation import (
 from dsd.types import Grid
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} </style><img src=x onerror=alert(1)>"
-VOID = {"meta", "img", "br", "link", "hr", "line", "rect", "polyline"}
+VOID = {"meta", "img", "br", "link", "hr", "line", "rect", "polyline", "input"}
 
 
 class Page(HTMLParser):
@@ -72,7 +76,14 @@ def check(text):
     """The page, valid and self-contained."""
     found = Page(text)
     assert text.startswith("<!doctype html>")
-    assert "script" not in found.tags
+    # No script but the package's own, which the policy names by its hash.
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert found.tags.count("script") == len(scripts) <= 1
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}'" in text
+        assert script == (files("dsd.evaluation") / "templates" / "search.js").read_text()
+    assert ("script-src" in text) == bool(scripts)
     assert "iframe" not in found.tags
     assert "link" not in found.tags
     assert found.addresses
@@ -124,7 +135,7 @@ def test_a_run_has_a_report_that_stands_alone(run, tmp_path):
     path = report_run(run, tmp_path / "new" / "folder")
     text = path.read_text()
     found = check(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "onerror=alert(1)>" not in text
     assert "49" not in found.text.split("quotes")[1][:20]
     assert found.text.count("alert('x')") >= 12  # shown as it was written
@@ -135,7 +146,9 @@ def test_a_run_has_a_report_that_stands_alone(run, tmp_path):
         "18 kept",
         "refused",
         f"because {EVIL[:8]}",
-        "Dropped 54 of 72",
+        "Dropped 36 of 72",
+        "Not judged 18 of 72",
+        "yield 33",
     ):
         assert word in found.text, word
     told = json.loads((path.parent / "report.json").read_text())
@@ -150,17 +163,22 @@ def test_the_report_shows_the_runs_own_pictures(run, tmp_path):
     panels = {image.tobytes() for pair in run.pairs for image in (pair.reference, pair.target)}
     assert len(shown & grids) == 3
     assert shown <= grids | panels
-    assert len(found.images) == 3 + 2 * 6
+    assert len(found.images) == 3 + 2 * 72
+    found = Page(report_run(run, tmp_path, samples=3, search=0).read_text())
+    assert len(found.images) == 3 + 2 * 9
 
 
 def test_kept_and_dropped_pairs_stand_in_their_own_column(run):
-    data = sections.pairs(run, "evil", samples=50).data
-    assert all(verdict.accepted for _, verdict in data["kept"])
-    assert len(data["kept"]) == 18
-    assert not any(verdict.accepted for _, verdict in data["dropped"])
-    assert len(data["dropped"]) == 50
+    groups = sections.pairs(run, "evil", samples=10, search=9).data["groups"]
+    wanted = {"Kept": {"accepted"}, "Dropped": {"rejected"}, "Not judged": {"refused"}}
+    sizes = {"Kept": (18, 10, 8), "Dropped": (36, 10, 9), "Not judged": (18, 10, 8)}
+    assert [name for name, *_ in groups] == list(wanted)
     judged = {j.pair_id: j.verdict for j in run.verdicts("evil")}
-    assert all(judged[pair.id].reason == verdict.reason for pair, verdict in data["kept"] + data["dropped"])
+    for name, number, shown, more in groups:
+        assert (number, len(shown), len(more)) == sizes[name]
+        assert {verdict.status for _, verdict in shown + more} == wanted[name]
+        assert all(judged[pair.id] == verdict for pair, verdict in shown + more)
+        assert len({pair.id for pair, _ in shown + more}) == len(shown + more)
 
 
 def test_an_unfinished_run_has_a_report_too(tmp_path):
@@ -342,3 +360,100 @@ def test_ticks_are_round(low, high, expected):
 )
 def test_durations_read_well(seconds, text):
     assert page.duration(seconds) == text
+
+
+@curators.register("talkative")
+class TalkativeCurator(curators.Curator):
+    """Says much, in JSON, with costs that are known of some verdicts."""
+
+    def judge(self, pair):
+        status = ["accepted", "rejected", "refused", "unparsable", "failed"][pair.target_panel]
+        inner = json.dumps({"comparison": f"line one\nline two {EVIL}"})
+        raw = json.dumps([{"answers": [inner, "{not JSON", "x" * 20_000]}])
+        cost = None if status == "refused" else 0.5
+        return Verdict(status=status, score=0.25, reason=f"{status}: ears", raw=raw, cost_usd=cost)
+
+
+def test_the_judges_whole_words_and_the_cost_stand_in_the_page(run, tmp_path):
+    dsd.curate(run, "talkative", progress=False)
+    path = report_run(run, tmp_path)
+    text = path.read_text()
+    found = check(text)
+    assert "As it was answered" in found.text
+    assert "line one\nline two &lt;script&gt;" in text  # to be read, not escaped as JSON has it
+    assert "more characters]" in found.text
+    assert text.count("onerror=alert(1)>") == 0
+    assert "cost $27.00, known of 54 of 72 verdicts" in found.text
+    assert "yield 50" in found.text
+    words = found.text.partition("“talkative”")[2]
+    assert "accepted 18 rejected 18 refused 18 unparsable 18" in words
+    assert "Not judged 36 of 72" in words
+
+
+def test_a_cost_that_is_unknown_is_said_to_be(tmp_path):
+    from dsd.data.rows import Judged
+    from dsd.data.writer import TableWriter
+
+    run = dsd.Run(tmp_path / "run")
+    dsd.write_prompts(run, count=1, progress=False)
+    dsd.draw_grids(run, "scribbler", progress=False)
+    dsd.make_pairs(run, progress=False)
+    with TableWriter(run.verdicts("paid"), {}) as writer:
+        writer.add([Judged(pair_id=pair_id, verdict=Verdict(keep=True)) for pair_id in run.pairs.ids()])
+        writer.finish(cost_usd=None)
+    assert sections.pairs(run, "paid").data["bill"][-1] == ("cost", "unknown")
+
+
+SEARCH = """
+const found = [];
+const shown = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).length;
+const box = document.querySelector("[data-search]");
+const input = box.querySelector("input");
+const type = (text) => { input.value = text; input.dispatchEvent(new Event("input")); found.push(shown()); };
+found.push(shown(), box.hidden);
+type("reason-7 "); type("REASON-7 caption-7"); type("reason-7 caption-8"); type(""); type("reason-");
+box.querySelector("button[value=rejected]").click(); found.push(shown());
+type("reason-7");
+box.querySelector("button[value=rejected]").click(); found.push(shown());
+document.title = JSON.stringify(found);
+"""
+
+
+@pytest.mark.skipif(not (CHROMIUM := shutil.which("chromium")), reason="needs chromium")
+def test_the_search_finds_pairs_by_their_words(tmp_path):
+    """Driven in a browser: words, status, and both."""
+    from dsd.types import Pair
+
+    def judged(numbers, status):
+        image = Image.new("RGB", (8, 8), "red")
+        return [
+            (
+                Pair(reference=image, target=image, caption=f"caption-{i} end"),
+                Verdict(status=status, reason=f"reason-{i} end"),
+            )
+            for i in numbers
+        ]
+
+    data = {
+        "groups": [
+            ("Kept", 6, judged(range(3), "accepted"), judged(range(3, 6), "accepted")),
+            ("Dropped", 4, judged(range(6, 10), "rejected"), []),
+        ],
+        "statuses": {"accepted": 6, "rejected": 4}, "bill": [], "histogram": "", "measured": None,
+    }  # fmt: skip
+    text = page.render_page("t", [Section(template="pairs", script="search", data=data)])
+    digest = base64.b64encode(hashlib.sha256(SEARCH.encode()).digest()).decode()
+    text = text.replace("script-src", f"script-src 'sha256-{digest}'")  # for the test's own
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("</body>", f"<script>{SEARCH}</script></body>"))
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        f"--user-data-dir={tmp_path / 'u'}",
+    ]
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", done.stdout)[1]
+    assert json.loads(title) == [10, False, 1, 1, 0, 10, 10, 4, 1, 1]

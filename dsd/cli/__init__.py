@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     command = next((argument for argument in given if argument in COMMANDS), "")
     options = {name: found.options() for name, found in COMMANDS.items()}
+    given = [_underscored(word, options[command][1][""]) for word in given] if command else given
     try:
         with messages.told(debug):
             return _run(given, command, options)
@@ -88,6 +89,14 @@ def _parser(options: Mapping[str, tuple[str, Groups]]) -> ArgumentParser:
                 option.add_to(own, prefix, positional=option.name in COMMANDS[name].positional)
         commands.add_subcommand(name, own, help=text.partition(". ")[0].rstrip(".") + ".")
     return parser
+
+
+def _underscored(word: str, known: Sequence[Option]) -> str:
+    """`--dry-run` as `--dry_run`, if that is an option."""
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    flags = {found for option in known for found in (option.name, f"no_{option.name}")}
+    return f"--{name}{equals}{value}" if flag.startswith("--") and name in flags else word
 
 
 def _gathered(given: list[str], repeating: Sequence[str]) -> list[str]:

@@ -33,10 +33,11 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "quickstart": Command(target="dsd.quickstart:quickstart", say=lambda facts: ""),  # it has said all
-    "prompts": Command(target="dsd.stages:write_prompts"),
+    "prompts": Command(target="dsd.cli.prompts:prompts"),
     "grids": Command(target="dsd.stages:draw_grids"),
     "pairs": Command(target="dsd.stages:make_pairs"),
     "curate": Command(target="dsd.stages:curate"),
+    "caption": Command(target="dsd.captioning:caption_pairs"),
     "encode": Command(target="dsd.stages:encode"),
     "fit": Command(
         target="dsd.cli.fit:fit",
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command(target="dsd.cli.sample:sample"),
     "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
     "convert": Command(target="dsd.convert:convert", positional=("src", "dst")),
+    "label": Command(target="dsd.cli.label:label", positional=("run",)),
     "study": Command(target="dsd.cli.study:study", positional=("question",)),
     "report": Command(target="dsd.evaluation.report:report_run"),
     "list": Command(target="dsd.cli.names:list_names", positional=("family",)),

@@ -5,11 +5,12 @@ from typing import Literal, get_args
 
 from dsd.registry import Registry
 
-Family = Literal["prompts", "teachers", "curators", "backbones", "conditioning", "metrics"]
+Family = Literal["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
 
 
 def list_names(
-    family: Literal["prompts", "teachers", "curators", "backbones", "conditioning", "metrics"] | None = None,
+    family: Literal["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
+    | None = None,
 ) -> str:
     """Show the names that specs can use, and the package and class behind each. Imports none of them.
 

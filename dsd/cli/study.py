@@ -1,14 +1,23 @@
 """Studies from the command line."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+_SHARED = frozenset({"question", "out", "batch_size", "workers", "progress"})
+_OF_CURATORS = frozenset(
+    {
+        *("pairs", "curators", "labels", "columns", "images", "subjects", "hard", "retry_failed", "mistakes"),
+        *("resamples", "seed"),
+    }
+)
+
 
 def study(
-    question: Literal["architectures"],
-    run: str,
+    question: Literal["architectures", "curators"],
     out: str,
+    run: str | None = None,
     base: str | Mapping[str, Any] = "mini",
     backends: str | Sequence[Any] = "parallel,concat,token_concat,controlnet,ip_adapter",
     seeds: int = 3,
@@ -28,73 +37,88 @@ def study(
     time_sampling: Mapping[str, Any] | None = None,
     validation_pairs: int = 64,
     precision: str = "auto",
-    workers: int = 2,
     checkpoint_s: float = 30.0,
+    pairs: str | None = None,
+    curators: str | Sequence[Any] | Mapping[str, Any] = "heuristic,histogram,embedding",
+    labels: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    images: str | None = None,
+    subjects: str | None = None,
+    hard: str | None = None,
+    retry_failed: bool = False,
+    mistakes: int = 24,
+    resamples: int = 2000,
+    seed: int = 0,
+    workers: int = 2,
     progress: bool = True,
 ) -> str:
-    """Answer a question by training and judging many students of the small world.
+    """Answer a question: which way of conditioning keeps a character best (`architectures`), or how well does
+    each curator decide (`curators`)?
 
-    `architectures`: which way of conditioning keeps a character best, at equal steps and at equal compute?
-    Writes `report.html`, `report.md`, CSV files and drawings; stopped at any moment, the same command goes
-    on.
+    `architectures` trains and judges many students of the small world, at equal steps and at equal compute.
+    `curators` lets curators judge labelled pairs. Both write `report.html`, `report.md`, CSV files and
+    drawings; stopped at any moment, the same command goes on.
 
     Args:
-        question: which study: architectures.
-        run: a run of the small world with judged pairs.
+        question: which study: architectures or curators.
         out: the folder of the study.
-        base: what all students start from: "mini", a folder or a spec.
-        backends: conditionings to compare with the first of them: names joined by commas, or a list of names
-            and specs.
-        seeds: trainings of each backend; more can be added later.
-        minutes: how long everything is to take; the number of steps follows from it.
-        steps: at the mark of equal steps, instead of what `minutes` allows.
-        parameters: about how many each backend trains; as many as the base's denoiser has by default.
-        policy: which pairs to train on: the name of a curator, or a policy.
-        references: held-out characters; fewer in less than an hour.
-        scenes: how many new scenes of each.
-        batch_size: pairs a step.
-        lr: learning rate, constant after the warm-up; or one for each backend by its name, and "others".
-        warmup_steps: steps over which it rises.
-        ema_decay: of the average weights, which are judged.
-        dropout: share of captions, and of references, that are hidden in training.
-        num_inference_steps: steps of the sampler.
-        guidance_scale: what a guidance-distilled denoiser is told, in training and drawing.
-        time_sampling: of the training, such as `{law: uniform}`; logit-normal around 0.67 by default.
-        validation_pairs: pairs whose loss is followed.
-        precision: of training, such as "32-true"; "auto" for the faster one on this machine.
+        run: architectures: a run of the small world with judged pairs.
+        base: architectures: what all students start from: "mini", a folder or a spec.
+        backends: architectures: conditionings to compare with the first of them: names joined by commas, or a
+            list of names and specs.
+        seeds: architectures: trainings of each backend; more can be added later.
+        minutes: architectures: how long everything is to take; the number of steps follows from it.
+        steps: architectures: at the mark of equal steps, instead of what `minutes` allows.
+        parameters: architectures: about how many each backend trains; as many as the base's denoiser has by
+            default.
+        policy: architectures: which pairs to train on: the name of a curator, or a policy.
+        references: architectures: held-out characters; fewer in less than an hour.
+        scenes: architectures: how many new scenes of each.
+        batch_size: pairs a training step, or pairs given to a curator at once.
+        lr: architectures: learning rate, constant after the warm-up; or one for each backend by its name, and
+            "others".
+        warmup_steps: architectures: steps over which it rises.
+        ema_decay: architectures: of the average weights, which are judged.
+        dropout: architectures: share of captions, and of references, that are hidden in training.
+        num_inference_steps: architectures: steps of the sampler.
+        guidance_scale: architectures: what a guidance-distilled denoiser is told, in training and drawing.
+        time_sampling: architectures: of the training, such as `{law: uniform}`; logit-normal around 0.67 by
+            default.
+        validation_pairs: architectures: pairs whose loss is followed.
+        precision: architectures: of training, such as "32-true"; "auto" for the faster one on this machine.
+        checkpoint_s: architectures: seconds between checkpoints of a training.
+        pairs: curators: a CSV file of image files and labels, "mini" for characters that the small world's
+            renderer draws, or a run (of the small world, or with `labels`).
+        curators: curators: names joined by commas, a list of names and specs, or `{NAME: spec}`.
+        labels: curators: what people said of a run's pairs: a file with the columns pair_id and label.
+        columns: curators: names of the table's columns where they differ, such as `{label: is_same}`.
+        images: curators: the folder that a CSV file's paths start from.
+        subjects: curators: a CSV file with the columns image and subject.
+        hard: curators: the group of the hard negatives; one that begins with "same class" by default.
+        retry_failed: curators: judge those pairs again whose verdict is "failed".
+        mistakes: curators: how many mistakes of each kind to show of each curator.
+        resamples: curators: of the bootstrap for intervals.
+        seed: curators: of the bootstrap.
         workers: processes that measure pictures.
-        checkpoint_s: seconds between checkpoints of a training.
         progress: show progress bars and the tables on stderr.
 
     Raises:
-        ValueError: if the folder was begun with other arguments, or a number is out of range.
+        ValueError: if the folder was begun with other arguments, a number is out of range, or an option
+            belongs to the other question.
     """
-    from dsd.studies import compare_architectures
+    given = dict(locals())
+    defaults = {name: p.default for name, p in inspect.signature(study).parameters.items()}
+    own = {name: given[name] for name in defaults if (name in _OF_CURATORS) == (question == "curators")}
+    own |= {name: given[name] for name in _SHARED - {"question", "out"}}
+    foreign = [name for name in defaults if name not in own and name not in _SHARED]
+    if wrong := [name for name in foreign if given[name] != defaults[name]]:
+        raise ValueError(f"--{wrong[0]} is no option of `dsd study {question}`.")
+    needed = "pairs" if question == "curators" else "run"
+    if given[needed] is None:
+        raise ValueError(f"--{needed} must be given. See dsd study --help.")
+    from dsd import studies
 
-    compare_architectures(
-        run,
-        out,
-        base=base,
-        backends=backends,
-        seeds=seeds,
-        minutes=minutes,
-        steps=steps,
-        parameters=parameters,
-        policy=policy,
-        references=references,
-        scenes=scenes,
-        batch_size=batch_size,
-        lr=lr,
-        warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-        dropout=dropout,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        time_sampling=time_sampling,
-        validation_pairs=validation_pairs,
-        precision=precision,
-        workers=workers,
-        checkpoint_s=checkpoint_s,
-        progress=progress,
-    )
+    answer = studies.compare_curators if question == "curators" else studies.compare_architectures
+    source = own.pop(needed)
+    answer(source, out, **{name: value for name, value in own.items() if name not in ("question", "out")})
     return str(Path(out).expanduser() / "report.html")

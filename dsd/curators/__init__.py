@@ -12,13 +12,19 @@ from dsd.types import Pair, Verdict
 
 if TYPE_CHECKING:
     from dsd.curators.embedding import EmbeddingCurator
+    from dsd.curators.ensemble import EnsembleCurator
     from dsd.curators.heuristic import HeuristicCurator
+    from dsd.curators.histogram import HistogramCurator
+    from dsd.curators.vlm import VLMCurator
 
 __all__ = [
     "Curator",
     "EmbeddingCurator",
+    "EnsembleCurator",
     "HeuristicCurator",
+    "HistogramCurator",
     "Pair",
+    "VLMCurator",
     "Verdict",
     "create",
     "get",
@@ -33,7 +39,10 @@ registry: Registry[Curator] = Registry(
     base="dsd.curators.base:Curator",
     builtin={
         "embedding": "dsd.curators.embedding:EmbeddingCurator",
+        "ensemble": "dsd.curators.ensemble:EnsembleCurator",
         "heuristic": "dsd.curators.heuristic:HeuristicCurator",
+        "histogram": "dsd.curators.histogram:HistogramCurator",
+        "vlm": "dsd.curators.vlm:VLMCurator",
     },
 )
 create = registry.create

@@ -38,6 +38,8 @@ class EmbeddingCurator(Curator):
         LookupError, FileNotFoundError, OSError: if there is no such extractor or model.
     """
 
+    free = True
+
     def __init__(
         self,
         extractor: extractors.Spec = "mini",

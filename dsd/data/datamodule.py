@@ -38,6 +38,8 @@ class PairDataModule(lightning.LightningDataModule):
         val_batch_size: pairs a validation batch; `batch_size` by default.
         size_px: side of the square that pictures are cut and resized to; needed where they differ in size.
         split: of a data set on the Hub.
+        captions: of a run: the name of captions to train on, as `dsd.caption_pairs` made them; the pairs' own
+            by default.
 
     Raises:
         ValueError: if a number is out of range, or both `curator` and `policy` are given.
@@ -60,6 +62,7 @@ class PairDataModule(lightning.LightningDataModule):
         val_batch_size: int | None = None,
         size_px: int | None = None,
         split: str = "train",
+        captions: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -86,6 +89,7 @@ class PairDataModule(lightning.LightningDataModule):
             "columns": columns,
             "size_px": size_px,
             "split": split,
+            "captions": captions,
         }
         self._opened: RunSource | ColumnSource | None = None
         self._positions: tuple[list[int], list[int]] = ([], [])

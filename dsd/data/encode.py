@@ -58,6 +58,7 @@ def encode_pairs(
     batch_size: int = 8,
     dtype: str | None = None,
     overwrite: bool = False,
+    captions: str | None = None,
     advance: Callable[[int], object] = lambda count: None,
 ) -> tuple[Table[Encoding], int]:
     """Encode the pairs of those ids that are not cached yet. The caller holds the run's lock.
@@ -73,6 +74,8 @@ def encode_pairs(
         dtype: to store floating-point tensors in; as they come by default.
         overwrite: discard what this conditioning has cached. Captions are kept: they depend on the backbone
             alone.
+        captions: the name of captions that are cached too, beside the pairs' own; the rest of a pair is
+            stored once for all its captions.
         advance: told how many pairs more are done.
 
     Returns:
@@ -110,6 +113,10 @@ def encode_pairs(
             encoded = _encode(batch, references, known_references, backbone, conditioning, stored)
             output.add([pair for pair in encoded if pair.id not in done])
             advance(len(batch))
+        if captions is not None:
+            written = (row.caption for _, row in run.captions(captions).items(ids))
+            while some := list(itertools.islice(written, batch_size)):
+                _add_texts(texts, known_texts, some, backbone, stored)
         for writer in (texts, references, output):
             writer.finish()
     return cache.pairs, len(set(missing) - done)

@@ -85,16 +85,21 @@ class EncodedPairs:
         """The ids of the pairs, in the order in which they were encoded."""
         return self.pairs.ids()
 
-    def batch(self, ids: Sequence[str]) -> Batch:
+    def batch(self, ids: Sequence[str], captions: Sequence[str] | None = None) -> Batch:
         """Some pairs, by id.
 
+        Args:
+            ids: of the pairs.
+            captions: to take instead of the pairs' own.
+
         Raises:
-            LookupError: if one of them is not cached.
+            LookupError: if one of them, or its caption, is not cached.
             ValueError: if they differ in size.
         """
         pairs = [self.pairs[pair_id] for pair_id in ids]
         references = [self.references[pair.reference_id].tensors for pair in pairs]
-        texts = [self.texts[pair.text_id].tensors for pair in pairs]
+        text_ids = [pair.text_id for pair in pairs] if captions is None else map(caption_id, captions)
+        texts = [self.texts[text_id].tensors for text_id in text_ids]
         return Batch(
             ids=list(ids),
             reference=Reference(**_stack(references)),

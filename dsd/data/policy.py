@@ -1,15 +1,18 @@
 """Which pairs are trained on: a rule over the verdicts of one or several curators."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-RULES = ("every", "all", "any", "vote")
+from dsd import rules
+
+RULES = ("every", *rules.RULES)
 """`every`: all pairs, judged or not; `all`, `any`: pairs that all curators, or at least one, accepted;
-`vote`: at least `votes` of them."""
+`vote`: at least `votes` of them; `weights`: the weighted mean of the curators' scores reaches `threshold`;
+`cascade`: the first curator that is sure accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +23,19 @@ class Policy:
     its status is accepted or rejected and its score lies between them: thresholds can be moved without
     judging again. A pair that a curator has not judged, or could not judge, is not accepted by it.
 
+    `weights` and `cascade` decide as the curator `ensemble` does, from verdicts that are there already.
+
     Attributes:
         rule: one of `RULES`.
         curators: names of verdict tables of the run; empty for all there are.
         votes: for "vote": how many curators must accept a pair.
         min_score: the lowest score to accept.
         max_score: the highest score to accept.
+        weights: for "weights": one for each of `curators`; equal by default.
+        threshold: for "weights": the lowest mean to accept; 0.5 by default.
+        unsure: for "cascade": for each of `curators` but the last, the scores `(low, high)` or the statuses
+            `("accepted",)` at which the next one decides; None for neither. By default each passes on what
+            it accepts.
     """
 
     rule: str = "all"
@@ -33,6 +43,9 @@ class Policy:
     votes: int | None = None
     min_score: float | None = None
     max_score: float | None = None
+    weights: tuple[float | int, ...] | None = None
+    threshold: float | None = None
+    unsure: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -44,6 +57,22 @@ class Policy:
             )
         if self.votes is not None and self.votes < 1:
             raise ValueError(f"`votes` must be at least 1; got {self.votes}.")
+        if self.rule in ("weights", "cascade"):
+            if not self.curators:
+                raise ValueError(
+                    f"The rule {self.rule!r} needs `curators`, by name and in order; got none. Write "
+                    f"{{'rule': {self.rule!r}, 'curators': ['heuristic', 'vlm']}}."
+                )
+            self._rule(len(self.curators))
+        elif (self.weights, self.threshold, self.unsure) != (None, None, None):
+            raise ValueError(
+                f"`weights` and `threshold` go with the rule 'weights', `unsure` with 'cascade'; got "
+                f"rule={self.rule!r}."
+            )
+        if self.rule == "weights" and (self.min_score, self.max_score) != (None, None):
+            raise ValueError(
+                "The rule 'weights' has a `threshold`; `min_score` and `max_score` go with the others."
+            )
 
     @classmethod
     def parse(cls, policy: "str | Mapping[str, Any] | Policy") -> "Policy":
@@ -66,26 +95,47 @@ class Policy:
         fields = dict(policy)
         names = fields.get("curators", ())
         fields["curators"] = (names,) if isinstance(names, str) else tuple(names)
+        for name in ("weights", "unsure"):
+            if isinstance(fields.get(name), list | tuple):
+                fields[name] = tuple(tuple(x) if isinstance(x, list) else x for x in fields[name])
         return cls(**fields)
 
-    def accepts(self, verdicts: pa.Table) -> list[str]:
-        """The ids of the pairs that one curator accepts.
+    def accepts(self, ids: Sequence[str], verdicts: Sequence[pa.Table]) -> list[str]:
+        """The ids of the pairs that it accepts, in their order.
 
         Args:
-            verdicts: its table, with the columns `pair_id`, `status` and `score`.
+            ids: of all pairs.
+            verdicts: a table for each curator, in the order of `curators`, with the columns `pair_id`,
+                `status` and `score`.
         """
-        status = np.asarray(verdicts["status"].to_pylist(), dtype=object)
-        accepted = status == "accepted"
-        if self.min_score is not None or self.max_score is not None:
-            score = np.asarray(
-                verdicts["score"].to_pylist(), dtype=float
-            )  # None becomes NaN, which no bound accepts
-            accepted = (accepted | (status == "rejected")) & ~np.isnan(score)
-            accepted &= score >= (-np.inf if self.min_score is None else self.min_score)
-            accepted &= score <= (np.inf if self.max_score is None else self.max_score)
-        names: list[str] = verdicts["pair_id"].filter(pa.array(accepted, pa.bool_())).to_pylist()
-        return names
+        if self.rule == "every":
+            return list(ids)
+        places = {pair_id: i for i, pair_id in enumerate(ids)}
+        codes = np.full((len(verdicts), len(ids)), rules.NOT_ASKED, dtype=np.int8)
+        scores = np.full((len(verdicts), len(ids)), np.nan)
+        for number, table in enumerate(verdicts):
+            at = [places[pair_id] for pair_id in table["pair_id"].to_pylist()]
+            scores[number, at] = np.asarray(table["score"].to_pylist(), dtype=float)  # None becomes NaN
+            codes[number, at] = rules.codes(table["status"].to_pylist())
+        outcome = self._rule(len(verdicts)).decide(self._moved(codes, scores), scores)
+        return [pair_id for pair_id, found in zip(ids, outcome, strict=True) if found == rules.ACCEPTED]
 
-    def needed(self, num_curators: int) -> int:
-        """How many of `num_curators` curators must accept a pair."""
-        return {"every": 0, "any": 1, "all": num_curators}.get(self.rule, self.votes or 0)
+    def _moved(self, codes: rules.Codes, scores: rules.Scores) -> rules.Codes:
+        """The verdicts as they are with the limits for scores."""
+        if self.min_score is None and self.max_score is None:
+            return codes
+        accepted, rejected = rules.codes(["accepted", "rejected"])
+        within = scores >= (-np.inf if self.min_score is None else self.min_score)  # never of NaN
+        within &= scores <= (np.inf if self.max_score is None else self.max_score)
+        judged = (codes == accepted) | (codes == rejected)
+        return np.where(judged, np.where(within, accepted, rejected), codes)
+
+    def _rule(self, num_curators: int) -> rules.Rule:
+        return rules.Rule.parse(
+            self.rule,
+            num_curators,
+            votes=self.votes,
+            weights=self.weights,
+            threshold=self.threshold,
+            unsure=self.unsure,
+        )

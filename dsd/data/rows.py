@@ -208,6 +208,22 @@ def _verdict_record(row: Row) -> Judged:
     return Judged(pair_id=row["pair_id"], verdict=Verdict(**fields))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """A caption and the pair that it was written for."""
+
+    pair_id: str
+    caption: str
+
+
+def _caption_rows(captioned: Sequence[Captioned]) -> list[Row]:
+    return [{"pair_id": c.pair_id, "caption": c.caption} for c in captioned]
+
+
+def _caption_record(row: Row) -> Captioned:
+    return Captioned(pair_id=row["pair_id"], caption=row["caption"])
+
+
 def _failure_rows(failed: Sequence[Failure]) -> list[Row]:
     return [{"source": failure.source, "reason": failure.reason} for failure in failed]
 
@@ -278,6 +294,19 @@ def verdicts(name: str) -> TableKind[Judged]:
         made_by=f"dsd.curate(run, curator={name!r})",
         to_rows=_verdict_rows,
         from_row=_verdict_record,
+    )
+
+
+def captions(name: str) -> TableKind[Captioned]:
+    """The kind of the table of one captioner's captions."""
+    return TableKind(
+        stage=f"captions/{name}",
+        schema=schema(pair_id=pa.string(), caption=pa.string()),
+        id_column="pair_id",
+        key_column="pair_id",
+        made_by=f"dsd.caption_pairs(run, captioner=..., name={name!r})",
+        to_rows=_caption_rows,
+        from_row=_caption_record,
     )
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from dsd.backbones.base import Batch, RawBatch
 from dsd.data.encode import to_uint8
 from dsd.data.encoded import EncodedPairs
+from dsd.data.encodings import caption_id
 from dsd.data.policy import Policy
 from dsd.data.store import Run
 from dsd.types import Pair
@@ -28,9 +29,12 @@ class RunSource:
         policy: which pairs; see `Run.accepted`.
         encoded: the cache to read; None to read pictures.
         size_px: side of the square that pictures are cut and resized to; None to leave them as they are.
+        captions: the name of captions to take instead of the pairs' own; pairs that have none because the
+            captioner failed at them are left out.
 
     Raises:
-        ValueError: if no pair is accepted, or some are not in the cache.
+        LookupError: if there are no captions of that name.
+        ValueError: if no pair is accepted, or some are not in the cache or not captioned yet.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RunSource:
         policy: str | Mapping[str, Any] | Policy | None = None,
         encoded: EncodedPairs | None = None,
         size_px: int | None = None,
+        captions: str | None = None,
     ) -> None:
         run.check("pairs")
         accepted = set(run.accepted(policy))
@@ -54,6 +59,8 @@ class RunSource:
                     f"{len(missing)} of {len(accepted)} accepted pairs are not in the cache {encoded.name}. "
                     "Call dsd.encode(run, ...) again, which adds them."
                 )
+        if captions is not None:
+            accepted = set(run.captioned(captions, sorted(accepted)))
         names = run.pairs.columns("id", "grid_id").to_pydict()
         rows = sorted(
             (i, group or i) for i, group in zip(names["id"], names["grid_id"], strict=True) if i in accepted
@@ -61,13 +68,23 @@ class RunSource:
         self.ids = [pair_id for pair_id, _ in rows]
         self.groups = [group for _, group in rows]
         self._pairs, self.encoded, self._size_px = run.pairs, encoded, size_px
+        self._captions = None if captions is None else run.captions(captions)
+        if encoded is not None and self._captions is not None:
+            known = encoded.texts.keys()
+            lacking = sum(caption_id(self._captions[pair_id].caption) not in known for pair_id in self.ids)
+            if lacking:
+                raise ValueError(
+                    f"{lacking} of {len(self.ids)} captions of {captions!r} are not in the cache "
+                    f"{encoded.name}. Call dsd.encode(run, captions={captions!r}, ...), which adds them."
+                )
 
     def load(self, positions: Sequence[int]) -> Batch | RawBatch:
         """Those pairs: a `Batch` if they are cached, else a `RawBatch`."""
         ids = [self.ids[i] for i in positions]
+        captions = None if self._captions is None else [self._captions[i].caption for i in ids]
         if self.encoded is not None:
-            return self.encoded.batch(ids)
-        return raw_batch(ids, [self._pairs[i] for i in ids], self._size_px)
+            return self.encoded.batch(ids, captions)
+        return raw_batch(ids, [self._pairs[i] for i in ids], self._size_px, captions)
 
 
 class ColumnSource:
@@ -127,6 +144,7 @@ def open_source(
     columns: Mapping[str, str] | None = None,
     size_px: int | None = None,
     split: str = "train",
+    captions: str | None = None,
 ) -> RunSource | ColumnSource:
     """The pairs that a user's `source` stands for; see `PairDataModule`.
 
@@ -140,10 +158,11 @@ def open_source(
             raise ValueError(f"{source.path} is a run, whose columns are known. Leave `columns` out.")
         name = encoded if isinstance(encoded, str) else None
         cache = EncodedPairs.find(source.path, name) if encoded else None
-        return RunSource(source, policy, cache, size_px)
-    if policy is not None or encoded:
+        return RunSource(source, policy, cache, size_px, captions)
+    if policy is not None or encoded or captions is not None:
         raise ValueError(
-            f"`curator`, `policy` and `encoded` belong to a run, and {source} is none. Leave them out."
+            f"`curator`, `policy`, `encoded` and `captions` belong to a run, and {source} is none. Leave "
+            "them out."
         )
     if hasattr(source, "column_names"):
         return ColumnSource(source, columns, size_px)
@@ -173,8 +192,13 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
     return dict(columns)
 
 
-def raw_batch(ids: Sequence[str], pairs: Sequence[Pair], size_px: int | None = None) -> RawBatch:
-    """Pairs as one batch of pixels.
+def raw_batch(
+    ids: Sequence[str],
+    pairs: Sequence[Pair],
+    size_px: int | None = None,
+    captions: Sequence[str] | None = None,
+) -> RawBatch:
+    """Pairs as one batch of pixels, with their own captions or other ones.
 
     Raises:
         ValueError: if they differ in size and `size_px` is None.
@@ -187,9 +211,11 @@ def raw_batch(ids: Sequence[str], pairs: Sequence[Pair], size_px: int | None = N
                 f"The pictures of a batch differ in size: {images[0].shape[2]} x {images[0].shape[1]} px and "
                 f"{', '.join(sizes)} px. Give `size_px` to cut and resize them."
             )
-    captions = [pair.caption for pair in pairs]
     return RawBatch(
-        ids=list(ids), reference=torch.stack(references), target=torch.stack(targets), captions=captions
+        ids=list(ids),
+        reference=torch.stack(references),
+        target=torch.stack(targets),
+        captions=[pair.caption for pair in pairs] if captions is None else list(captions),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -13,14 +13,17 @@ from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
-from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Failure, Judged, failures, verdicts
+from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Captioned, Failure, Judged, captions, failures, verdicts
 from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
 
 logger = logging.getLogger(__name__)
 
 RUN_MANIFEST = "manifest.json"
-_EARLIER = {"grids": "prompts", "pairs": "grids", "verdicts": "pairs", "encoded": "pairs"}
+_EARLIER = {
+    **{"grids": "prompts", "pairs": "grids"},
+    **dict.fromkeys(("verdicts", "captions", "encoded"), "pairs"),
+}
 
 
 class Run:
@@ -48,9 +51,18 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    @property
+    def answers(self) -> Path:
+        """The file in which the answers of paid models are kept, so that none is asked for twice."""
+        return self.path / "answers.sqlite"
+
     def verdicts(self, name: str) -> Table[Judged]:
         """What the curator of that name said."""
         return Table(self.path / "verdicts" / name, verdicts(name))
+
+    def captions(self, name: str) -> Table[Captioned]:
+        """What the captioner of that name wrote, beside the captions that the pairs have."""
+        return Table(self.path / "captions" / name, captions(name))
 
     def failed(self, stage: str) -> Table[Failure]:
         """What a stage could not do, and why. The table does not exist before the first failure."""
@@ -72,6 +84,8 @@ class Run:
             return tables[stage]
         if family == "verdicts" and name:
             return self.verdicts(name)
+        if family == "captions" and name:
+            return self.captions(name)
         if family == "failed" and name:
             return self.failed(name)
         if family == "encoded" and name:
@@ -82,7 +96,7 @@ class Run:
 
     def stages(self) -> list[str]:
         """The names of the stages that have been begun, in the order of the flow."""
-        order = ["prompts", "grids", "pairs", "verdicts", "encoded", "failed"]
+        order = ["prompts", "grids", "pairs", "verdicts", "captions", "encoded", "failed"]
         found = [path.parent.relative_to(self.path).as_posix() for path in self.path.rglob(STAGE_MANIFEST)]
         # Hidden folders are what a process left that was killed while it discarded rows.
         known = [stage for stage in found if stage.partition("/")[0] in order and "/." not in stage]
@@ -172,21 +186,48 @@ class Run:
                 f"{self.path} has no verdicts of {', '.join(missing)}. It has: {', '.join(known) or 'none'}. "
                 "Make them with dsd.curate(run, curator=...), or use the policy 'every' to take all pairs."
             )
-        votes = dict.fromkeys(ids, 0)
+        tables = []
         for name in names:
             table = self.verdicts(name)
             self.check(table.kind.stage)
             if len(table) < len(ids):
                 logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
-            for pair_id in policy.accepts(table.columns("pair_id", "status", "score")):
-                votes[pair_id] += 1
-        needed = policy.needed(len(names))
-        return [pair_id for pair_id, count in votes.items() if count >= needed]
+            tables.append(table.columns("pair_id", "status", "score"))
+        return policy.accepts(ids, tables)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
         """The pairs that a policy accepts; the pictures of the others are not decoded."""
         for _, pair in self.pairs.items(self.accepted(policy)):
             yield pair
+
+    def captioned(self, name: str, ids: Sequence[str]) -> list[str]:
+        """Those of some pairs that a captioner has captioned; those that it failed at are left out.
+
+        Raises:
+            LookupError: if there are no captions of that name.
+            ValueError: if some pairs were not given to it yet, or it failed at all of them.
+        """
+        table, failed = self.captions(name), self.failed(f"captions/{name}")
+        if not table.exists:
+            known = [stage.partition("/")[2] for stage in self.stages() if stage.startswith("captions/")]
+            raise LookupError(
+                f"{self.path} has no captions of {name!r}. It has: {', '.join(known) or 'none'}. Make them "
+                "with dsd.caption_pairs(run, captioner=...), or leave `captions` out."
+            )
+        self.check(table.kind.stage)
+        there = table.keys()
+        found = [pair_id for pair_id in ids if pair_id in there]
+        missing = set(ids) - there
+        if waiting := missing - (failed.keys() if failed.exists else set()):
+            raise ValueError(
+                f"{len(waiting)} of {len(ids)} pairs have no caption of {name!r} yet. Call "
+                "dsd.caption_pairs(run, ...) again, which adds them."
+            )
+        if not found:
+            raise ValueError(f"None of {len(ids)} pairs has a caption of {name!r}: {failed.folder} says why.")
+        if missing:
+            logger.warning("%d of %d pairs are left out: %s failed at them", len(missing), len(ids), name)
+        return found
 
     def verify(self) -> list[str]:
         """Check every shard against its hash, and that the stages belong together; a list of problems."""

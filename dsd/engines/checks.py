@@ -1,12 +1,9 @@
 """What plug-ins return, checked before it becomes rows."""
 
-from typing import Any
-
 from dsd import grids, pairs
 from dsd.data.manifest import without_secrets
-from dsd.data.rows import Failure, Judged
-from dsd.data.table import Table
-from dsd.types import STATUSES, Grid, Pair, Verdict
+from dsd.data.rows import Failure
+from dsd.types import Grid, Pair, Verdict
 
 _FLAT = 4  # a picture whose channels all span fewer grey levels shows nothing
 
@@ -55,7 +52,7 @@ def failure(source: str, error: Exception) -> Failure:
 
 def told(verdict: Verdict) -> Verdict:
     """The verdict without keys that an error message may have repeated."""
-    if verdict.status != "failed":
+    if verdict.status in ("accepted", "rejected"):
         return verdict
     return Verdict(
         status=verdict.status,
@@ -64,14 +61,3 @@ def told(verdict: Verdict) -> Verdict:
         cost_usd=verdict.cost_usd,
         raw=without_secrets(verdict.raw),
     )
-
-
-def verdict_counts(table: Table[Judged]) -> dict[str, Any]:
-    """How many verdicts of each status there are, the share of accepted pairs, and what they cost."""
-    columns = table.columns("status", "cost_usd")
-    status = columns["status"].to_pylist()
-    costs = [cost for cost in columns["cost_usd"].to_pylist() if cost is not None]
-    counts: dict[str, Any] = {name: status.count(name) for name in STATUSES if name in status}
-    judged = counts.get("accepted", 0) + counts.get("rejected", 0)
-    counts["yield"] = round(counts.get("accepted", 0) / judged, 4) if judged else None
-    return counts | ({"cost_usd": round(sum(costs), 6), "cost_known": len(costs)} if costs else {})

@@ -2,14 +2,11 @@
 
 import itertools
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-from tqdm import tqdm
 
 from dsd.data.atomic import discard_folder
 from dsd.data.rows import Failure
@@ -17,6 +14,8 @@ from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
 from dsd.engines import local
+from dsd.engines.progress import Gauge, progress_bar
+from dsd.llm.records import Stopped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,7 +33,8 @@ class StageSummary:
         added: how many of them are new.
         failed: how many rows of the earlier stage it could not do, in all calls so far.
         seconds: how long this call took.
-        counts: what else there is to tell, such as the number of accepted pairs.
+        counts: what else there is to tell, such as the number of accepted pairs; None is unknown.
+        dry_run: nothing was done, and `counts` says what would be.
     """
 
     stage: str
@@ -43,9 +43,12 @@ class StageSummary:
     failed: int = 0
     seconds: float
     counts: Mapping[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
 
     def __str__(self) -> str:
-        counts = "".join(f", {name} {value}" for name, value in self.counts.items())
+        counts = "".join(f", {k} {'unknown' if v is None else v}" for k, v in self.counts.items())
+        if self.dry_run:
+            return f"{self.stage}: {self.rows} rows, dry run{counts} (estimated; nothing was asked)"
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.stage}: {self.rows} rows, {self.added} new{failed}{counts} ({self.seconds:.1f} s)"
 
@@ -54,7 +57,7 @@ def fill(
     run: Run,
     table: Table[T],
     spec: Mapping[str, Any],
-    work: Callable[[list[tuple[str, Any]]], list[list[T] | Failure]],
+    work: Callable[[list[tuple[str, Any]]], Sequence[list[T] | Failure | Stopped]],
     *,
     batch_size: int,
     overwrite: bool,
@@ -63,7 +66,10 @@ def fill(
     limit: int | None = None,
     name_hint: str = "",
     counts: Callable[[Table[T]], dict[str, Any]] = lambda table: {},
-    shown: Callable[[Sequence[T]], dict[str, int]] = lambda records: {},
+    gauge: Gauge[T] | None = None,
+    why_failed: Callable[[Sequence[T]], str | None] = lambda records: None,
+    at_once: int = 1,
+    cancel: Callable[[], None] = lambda: None,
 ) -> StageSummary:
     """Do what is missing of a stage, write it as it comes, and tell what was done.
 
@@ -71,7 +77,8 @@ def fill(
         run: the run.
         table: the stage's table.
         spec: what its rows are made with.
-        work: turns a batch of `(id, record)` of the earlier stage into, for each, rows or a failure.
+        work: turns a batch of `(id, record)` of the earlier stage into, for each, rows or a failure; or,
+            where the money or the time of the run is spent, the error that says so.
         batch_size: of those batches.
         overwrite: discard the rows there are.
         retry_failed: try those again that failed before.
@@ -79,7 +86,14 @@ def fill(
         limit: take the first so many rows of the earlier stage only.
         name_hint: for the message that another spec gets; see `TableWriter`.
         counts: what the finished table has to tell.
-        shown: what new rows add to the shares that the progress bar shows.
+        gauge: what the progress bar shows beside the count.
+        why_failed: why rows stand for a failure; None if they do not.
+        at_once: how many batches `work` is given at the same time, each in a thread of its own.
+        cancel: ends `work` in other threads.
+
+    Raises:
+        RuntimeError: if nothing but failures comes at first; they are not recorded.
+        Stopped: when the money or the time of the run is spent; what was done is written.
     """
     stage, started, added = table.kind.stage, time.monotonic(), 0
     earlier = run.earlier(stage)
@@ -96,27 +110,54 @@ def fill(
             discard_folder(failed.folder)
         if retry_failed:
             output.remove(lambda row: row.get("status") == "failed")
-        failures = _Failures(failed, made_from, stack, proven=len(table) > 0)
+        failures = _Failures(failed, made_from, stack)
         wanted = earlier.ids()[:limit]
         done = table.keys() | failures.known
         missing = [source for source in wanted if source not in done]
         bar = stack.enter_context(progress_bar(stage, len(wanted), progress, len(wanted) - len(missing)))
-        tally: dict[str, int] = {}
-        for batch, results in local.run(work, _batches(earlier.items(missing), batch_size)):
-            for (source, _), result in zip(batch, results, strict=True):
-                if isinstance(result, Failure):
-                    failures.add(result)
+        trial = _Trial(stage, proven=len(table) > 0)
+        gauge = gauge or Gauge()
+        stopped: list[Stopped] = []
+        done_now = 0
+
+        def show(refresh: bool = False) -> None:
+            told = gauge.shown(len(missing) - done_now)
+            bar.set_postfix(told | ({"failed": failures.count} if failures.count else {}), refresh=refresh)
+
+        def write(rows: list[T] | Failure) -> None:
+            nonlocal added
+            if isinstance(rows, Failure):
+                failures.add(rows)
+                return
+            output.add(rows)
+            gauge.add(rows)
+            added += len(rows)
+
+        def worked(batch: list[tuple[str, Any]]) -> list[tuple[str, list[T] | Failure | Stopped]]:
+            return list(zip([source for source, _ in batch], work(batch), strict=True))
+
+        batches = _batches(earlier.items(missing), batch_size)
+        going_on = itertools.takewhile(lambda batch: not stopped, batches)
+        results = local.run(
+            worked, going_on, at_once=at_once, meanwhile=lambda: show(refresh=True), cancel=cancel
+        )
+        for batch in stack.enter_context(closing(results)):
+            for source, result in batch:
+                if isinstance(result, Stopped):
+                    stopped.append(result)
                     continue
                 assert result, f"{stage} made nothing of {source}, so it would be done again and again"
-                failures.prove()
-                output.add(result)
-                added += len(result)
-                for key, value in shown(result).items():
-                    tally[key] = tally.get(key, 0) + value
-            bar.update(len(batch))
-            shares = {key: f"{value / max(added, 1):.0%}" for key, value in tally.items()}
-            bar.set_postfix(shares | ({"failed": failures.count} if failures.count else {}), refresh=False)
-        failures.finish()
+                why = result.reason if isinstance(result, Failure) else why_failed(result)
+                for rows in trial.passed(result, why):
+                    write(rows)
+                bar.update()
+                done_now += 1
+            show()
+        if stopped:
+            output.flush()
+            run.save_manifest()
+            raise _told_how_to_go_on(stopped[0], stage, added, len(missing) - done_now)
+        trial.finish()
         output.flush()
         told = counts(table)
         num_failed = failures.count + told.pop("failed", 0)
@@ -137,52 +178,74 @@ def fill(
     )
 
 
+class _Trial:
+    """Holds failures back until something succeeds: of a stage that never works, none is recorded.
+
+    Args:
+        stage: for the message.
+        proven: whether the stage has succeeded before, so that failures are the rows' own.
+    """
+
+    def __init__(self, stage: str, *, proven: bool) -> None:
+        self._stage, self._proven = stage, proven
+        self._held: list[Any] = []
+        self._why = ""
+
+    def passed(self, result: T, why_failed: str | None) -> list[T]:
+        """The results that can be written now that this one has come.
+
+        Raises:
+            RuntimeError: if it is the last of too many failures.
+        """
+        self._held.append(result)
+        if why_failed is None:
+            self._proven = True
+        if self._proven:
+            passed, self._held = self._held, []
+            return passed
+        self._why = why_failed or ""
+        if len(self._held) >= MAX_FAILURES_AT_FIRST:
+            self.finish()
+        return []
+
+    def finish(self) -> None:
+        """Raise if nothing but failures came."""
+        if self._held:
+            raise RuntimeError(
+                f"The first {len(self._held)} of {self._stage!r} all failed, at last with: {self._why} They "
+                "are not recorded. Mend the cause and call the stage again."
+            )
+
+
 class _Failures:
-    """Records failures as they come, but stops a stage that has never done anything else.
+    """Records failures as they come; the table is begun with the first.
 
     Args:
         table: where to record them.
         made_from: the state of the earlier stage.
         stack: what closes the table.
-        proven: whether the stage has succeeded before, so that failures are the rows' own.
     """
 
-    def __init__(
-        self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack, *, proven: bool
-    ) -> None:
-        self._table, self._made_from, self._stack, self._proven = table, made_from, stack, proven
+    def __init__(self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack) -> None:
+        self._table, self._made_from, self._stack = table, made_from, stack
         self._writer: TableWriter[Failure] | None = None
-        self._waiting: list[Failure] = []
         self.known = table.keys() if table.exists else set()
         self.count = len(self.known)
 
     def add(self, failure: Failure) -> None:
-        self._waiting.append(failure)
-        if self._proven:
-            self._record()
-        elif len(self._waiting) >= MAX_FAILURES_AT_FIRST:
-            self.finish()
+        if self._writer is None:
+            self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
+        self._writer.add([failure])
+        self.count += 1
 
-    def prove(self) -> None:
-        """Something succeeded, so the failures before it were their own."""
-        self._proven = True
-        self._record()
 
-    def finish(self) -> None:
-        """Raise if nothing but failures came."""
-        if self._waiting:
-            stage = self._table.kind.stage.partition("/")[2]
-            raise RuntimeError(
-                f"The first {len(self._waiting)} of {stage!r} all failed, at last with: "
-                f"{self._waiting[-1].reason} They are not recorded. Mend the cause and call the stage again."
-            )
-
-    def _record(self) -> None:
-        if self._waiting:
-            if self._writer is None:
-                self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
-            self._writer.add(self._waiting)
-            self.count, self._waiting = self.count + len(self._waiting), []
+def _told_how_to_go_on(stop: Stopped, stage: str, added: int, missing: int) -> Stopped:
+    """The same error, which says too what became of the stage."""
+    stop.args = (
+        f"{stop} {stage!r} has {added} new rows, which are written; {missing} are missing. Call the stage "
+        "again, with more money or time, to go on from there.",
+    )
+    return stop
 
 
 def _state(table: Table[Any]) -> dict[str, Any]:
@@ -194,16 +257,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
-
-
-def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
-    """A bar on stderr that begins at what is done already."""
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=name,
-        unit="row",
-        file=sys.stderr,
-        disable=not progress,
-        mininterval=0.5,
-    )

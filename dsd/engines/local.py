@@ -1,15 +1,57 @@
-"""The engine of one machine: one batch after the other, in this process."""
+"""The engine of one machine: batches one after the other in this process, or several at once in threads."""
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_LOOK_EVERY_S = 0.5
+
 
 def run(
-    function: Callable[[list[Item]], Result], batches: Iterable[list[Item]]
-) -> Iterator[tuple[list[Item], Result]]:
-    """Each batch with what `function` makes of it, in order and one at a time."""
-    for batch in batches:
-        yield batch, function(batch)
+    function: Callable[[list[Item]], Result],
+    batches: Iterable[list[Item]],
+    *,
+    at_once: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
+    cancel: Callable[[], None] = lambda: None,
+) -> Generator[Result, None, None]:
+    """What `function` makes of each batch, in order.
+
+    Batches are read from this thread, and not much further ahead than results are taken. Close the iterator
+    (`contextlib.closing`) to end the work early.
+
+    Args:
+        function: is called in threads if `at_once` is above 1.
+        batches: the work.
+        at_once: how many batches are worked on at the same time.
+        meanwhile: called about twice a second while a result is waited for, if `at_once` is above 1.
+        cancel: ends the calls that are still going on when no more results are wanted.
+    """
+    if at_once <= 1:
+        yield from map(function, batches)
+        return
+    source = iter(batches)
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="dsd-batch")
+    # A batch that takes long holds up the results behind it, but not the work: as many again may be finished.
+    waiting: deque[Future[Result]] = deque()
+    done = False
+    try:
+        while True:
+            for batch in itertools.islice(source, 2 * at_once - len(waiting)):
+                waiting.append(pool.submit(function, batch))
+                del batch  # its pictures are held as long as it is worked on, and no longer
+            if not waiting:
+                break
+            while not wait([waiting[0]], timeout=_LOOK_EVERY_S).done:
+                meanwhile()
+            yield waiting.popleft().result()
+        done = True
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if not done:
+            cancel()

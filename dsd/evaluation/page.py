@@ -1,11 +1,13 @@
 """Pages: HTML that stands alone, and facts as JSON.
 
 A page is a list of sections, each a template of this package with its data, so that reports of other kinds
-put their own together. Everything is inside the page (styles, pictures, drawings), no script runs, and
-whatever came from a prompt or a model is escaped.
+put their own together. Everything is inside the page (styles, pictures, drawings), and whatever came from a
+prompt or a model is escaped. No script runs but those of this package that a section asks for, which the page
+names by their hashes.
 """
 
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from dsd.data.atomic import make_folder, replace_file
+from dsd.llm.ledger import dollars
 
 _PNG_SIDE_PX = 256
+_RAW_CHARS = 8000
 _NONE = "\N{EN DASH}"
 
 
@@ -34,12 +39,14 @@ class Section:
         data: what the template reads.
         title: its heading; empty for none.
         text: a sentence or two below the heading.
+        script: name of a script in this package that it needs, such as "search" for `templates/search.js`.
     """
 
     template: str
     data: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     text: str = ""
+    script: str = ""
 
 
 def write_page(
@@ -75,7 +82,17 @@ def write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
 def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     """A page as text."""
     page = _templates().get_template("page.html.j2")
-    return page.render(title=title, subtitle=subtitle, sections=sections)
+    scripts = [_script(name) for name in dict.fromkeys(section.script for section in sections) if name]
+    return page.render(title=title, subtitle=subtitle, sections=sections, scripts=scripts)
+
+
+def _script(name: str) -> tuple[Markup, str]:
+    """A script of this package, and its hash as a content security policy names it."""
+    environment = _templates()
+    assert environment.loader is not None
+    text, _, _ = environment.loader.get_source(environment, f"{name}.js")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"sha256-{digest}"
 
 
 def data_uri(image: Image.Image, longest_px: int = 512) -> str:
@@ -109,6 +126,8 @@ def _templates() -> jinja2.Environment:
         duration=duration,
         pretty=_pretty,
         compact=_compact,
+        readable=_readable,
+        dollars=dollars,
     )
     return environment
 
@@ -144,6 +163,30 @@ def _pretty(value: Any) -> str:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _readable(raw: str) -> str:
+    """A model's answers to read: JSON set out in lines, and no more than a screenful or two."""
+    try:
+        text = json.dumps(_opened(json.loads(raw)), indent=1, ensure_ascii=False).replace("\\n", "\n")
+    except (ValueError, RecursionError):
+        text = raw
+    rest = len(text) - _RAW_CHARS
+    return text if rest <= 0 else f"{text[:_RAW_CHARS]}\n[{rest} more characters]"
+
+
+def _opened(value: Any) -> Any:
+    """JSON with the JSON that stands in its texts: answers within the members' answers."""
+    if isinstance(value, dict):
+        return {key: _opened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_opened(item) for item in value]
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return _opened(json.loads(value))
+        except ValueError:
+            return value
+    return value
 
 
 def _finite(value: Any) -> Any:

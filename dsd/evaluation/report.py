@@ -12,15 +12,20 @@ __all__ = ["Section", "report_run", "write_json", "write_page"]
 
 
 def report_run(
-    run: Run | str | PathLike[str], folder: str | PathLike[str] | None = None, *, samples: int = 12
+    run: Run | str | PathLike[str],
+    folder: str | PathLike[str] | None = None,
+    *,
+    samples: int = 12,
+    search: int = 200,
 ) -> Path:
-    """Write the report of a run's data: its grids, and the pairs that each curator kept and dropped, with the
-    reasons.
+    """Write the report of a run's data: its grids, and the pairs that each curator kept, dropped and could
+    not judge, with its words, to be searched in the page.
 
     Args:
         run: the run or its folder; it may be unfinished.
         folder: where `report.html` and `report.json` go; by default the run's own.
-        samples: how many grids, kept and dropped pairs to show.
+        samples: how many grids, and kept, dropped and unjudged pairs of each curator to show.
+        search: how many more pairs of each kind the page holds for its search.
 
     Returns:
         the page.
@@ -37,7 +42,7 @@ def report_run(
         )
     target = run.path if folder is None else Path(folder).expanduser()
     _check_free(target / "report.json")
-    parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples)]
+    parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples, search=search)]
     parts.append(sections.making(sections.stage_rows(run)))
     write_json(target / "report.json", run.manifest())
     return write_page(

@@ -1,26 +1,32 @@
 """The sections of reports: what each shows, taken from runs and results. `page` puts them together."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from dsd import prompts
 from dsd.data.manifest import versions
 from dsd.data.rows import Judged
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.evaluation import plots
 from dsd.evaluation.curation import Consistency
-from dsd.evaluation.page import Section
+from dsd.evaluation.page import Section, percent
 from dsd.evaluation.small_world import Answers, Evaluation, HeldOut
-from dsd.types import Pair, Verdict
+from dsd.llm.ledger import dollars
+from dsd.types import STATUSES, Pair, Verdict
 
 _NAMES = {
     "prompts": "Prompts",
     "grids": "Grids",
     "pairs": "Pairs",
     "verdicts": "Verdicts",
+    "captions": "Captions",
     "encoded": "Encodings",
 }
+_MEASURED = 10_000  # prompts, so that a page is made in seconds
 METHOD_NAMES = {
     "student": ("Student", "one reference picture and the caption"),
     "text_only": ("Teacher, text alone", "the caption, without the reference"),
@@ -64,14 +70,28 @@ def _remark(run: Run, stage: str) -> str:
     return f"{len(failed)} failed" if failed.exists else ""
 
 
-def of_run(run: Run, *, samples: int = 12, seed: int = 0) -> list[Section]:
+def of_run(run: Run, *, samples: int = 12, search: int = 0, seed: int = 0) -> list[Section]:
     """What a run's data looks like: grids, and the pairs that each curator kept and dropped."""
-    found = []
+    found = [written(run)] if "prompts" in run.stages() and len(run.prompts) else []
     if "grids" in run.stages():
         found.append(grids(run, samples=samples, seed=seed))
     if "pairs" in run.stages():
-        found += [pairs(run, name, samples=samples, seed=seed) for name in run.curators()]
+        found += [pairs(run, name, samples=samples, search=search, seed=seed) for name in run.curators()]
     return found
+
+
+def written(run: Run) -> Section:
+    """How diverse a run's prompts are."""
+    measured = prompts.diversity(islice(run.prompts, _MEASURED))
+    rows = [[{"text": name}, {"text": value}] for name, value in measured.rows()]
+    rows += [[{"text": "such as"}, {"text": f"{one} / {other}"}] for one, other in measured.examples]
+    first = f"the first {_MEASURED:,} of {len(run.prompts):,}" if len(run.prompts) > _MEASURED else "all"
+    return Section(
+        template="table",
+        title="What was asked for",
+        text=f"How diverse the prompts are, measured on {first}.",
+        data={"heads": [("measure", ""), ("value", "")], "rows": rows},
+    )
 
 
 def grids(run: Run, *, samples: int = 12, seed: int = 0) -> Section:
@@ -87,24 +107,44 @@ def grids(run: Run, *, samples: int = 12, seed: int = 0) -> Section:
 
 
 def pairs(
-    run: Run, curator: str, *, samples: int = 12, seed: int = 0, measured: Consistency | None = None
+    run: Run,
+    curator: str,
+    *,
+    samples: int = 12,
+    search: int = 0,
+    seed: int = 0,
+    measured: Consistency | None = None,
 ) -> Section:
-    """Some pairs that a curator kept and dropped, with its reasons, and what measurement says of its work."""
+    """Some pairs that a curator kept, dropped and could not judge, with its words, and what measurement says
+    of its work. With `search`, so many more of each kind are in the page, and can be searched there.
+    """
     judged = _light(run, curator)
-    kept = [i for i, j in judged.items() if j.verdict.accepted]
-    dropped = [i for i, j in judged.items() if not j.verdict.accepted]
+    statuses: Counter[str] = Counter(j.verdict.status for j in judged.values())
+    groups = []
+    for name, wanted in {"Kept": ("accepted",), "Dropped": ("rejected",), "Not judged": STATUSES[2:]}.items():
+        ids = [i for i, j in judged.items() if j.verdict.status in wanted]
+        first = _pick(ids, samples, seed)
+        more = _pick([i for i in ids if i not in set(first)], search, seed)
+        if ids or name != "Not judged":
+            groups.append((name, len(ids), _shown(run, curator, first), _shown(run, curator, more)))
+    kept, dropped = (
+        [
+            score
+            for j in judged.values()
+            if j.verdict.status == status and (score := j.verdict.score) is not None
+        ]
+        for status in STATUSES[:2]
+    )
     return Section(
         template="pairs",
         title=f"What the curator “{curator}” kept and dropped",
         text="Picked by chance. Dropped pairs stay in the run, with the reason beside them.",
+        script="search" if search else "",
         data={
-            "kept": _shown(run, judged, _pick(kept, samples, seed)),
-            "dropped": _shown(run, judged, _pick(dropped, samples, seed)),
-            "num_kept": len(kept),
-            "num_dropped": len(dropped),
-            "histogram": plots.histogram(
-                _scores(judged, kept), _scores(judged, dropped), x_label="the curator's score"
-            ),
+            "groups": groups,
+            "statuses": {status: statuses[status] for status in STATUSES if statuses[status]},
+            "bill": _bill(run, curator, statuses, [j.verdict.cost_usd for j in judged.values()]),
+            "histogram": plots.histogram(kept, dropped, x_label="the curator's score"),
             "measured": measured,
         },
     )
@@ -197,20 +237,16 @@ def _name(stage: str) -> str:
 
 
 def _light(run: Run, curator: str) -> dict[str, Judged]:
-    """The verdicts by pair id, without the models' whole answers."""
+    """The verdicts by pair id, without words: of millions of pairs they would not fit into memory."""
     table: Table[Judged] = run.verdicts(curator)
-    columns = table.columns("pair_id", "status", "score", "reason")
+    columns = table.columns("pair_id", "status", "score", "cost_usd")
     return {
         row["pair_id"]: Judged(
             pair_id=row["pair_id"],
-            verdict=Verdict(status=row["status"], score=row["score"], reason=row["reason"] or ""),
+            verdict=Verdict(status=row["status"], score=row["score"], cost_usd=row["cost_usd"]),
         )
         for row in _rows(columns)
     }
-
-
-def _scores(judged: Mapping[str, Judged], ids: Sequence[str]) -> list[float]:
-    return [score for i in ids if (score := judged[i].verdict.score) is not None]
 
 
 def _rows(table: Any) -> Iterator[dict[str, Any]]:
@@ -218,9 +254,22 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _shown(run: Run, judged: Mapping[str, Judged], ids: Sequence[str]) -> list[tuple[Pair, Verdict]]:
-    found = dict(run.pairs.items(ids))
+def _shown(run: Run, curator: str, ids: Sequence[str]) -> list[tuple[Pair, Verdict]]:
+    found, judged = dict(run.pairs.items(ids)), dict(run.verdicts(curator).items(ids))
     return [(found[i], judged[i].verdict) for i in ids if i in found]
+
+
+def _bill(run: Run, curator: str, statuses: Mapping[str, int], costs: Sequence[float | None]) -> list[Any]:
+    """What came of a curator's work and what it cost, as (name, value)."""
+    accepted, rejected = statuses.get("accepted", 0), statuses.get("rejected", 0)
+    told = [("yield", percent(accepted / (accepted + rejected)))] if accepted + rejected else []
+    known = [cost for cost in costs if cost is not None]
+    if known:
+        rest = "" if len(known) == len(costs) else f", known of {len(known)} of {len(costs)} verdicts"
+        told.append(("cost", dollars(sum(known)) + rest))
+    elif "cost_usd" in run.verdicts(curator).manifest.counts:
+        told.append(("cost", "unknown"))
+    return told
 
 
 def _pick(ids: Sequence[str], count: int, seed: int) -> list[str]:

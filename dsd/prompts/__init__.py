@@ -12,14 +12,19 @@ from dsd.types import GridPrompt
 
 if TYPE_CHECKING:
     from dsd.prompts.file import FileWriter
+    from dsd.prompts.llm import LLMWriter
+    from dsd.prompts.measure import Diversity, diversity
     from dsd.prompts.template import TemplateWriter
 
 __all__ = [
+    "Diversity",
     "FileWriter",
     "GridPrompt",
+    "LLMWriter",
     "PromptWriter",
     "TemplateWriter",
     "create",
+    "diversity",
     "get",
     "names",
     "prompt_seed",
@@ -33,6 +38,7 @@ registry: Registry[PromptWriter] = Registry(
     base="dsd.prompts.base:PromptWriter",
     builtin={
         "file": "dsd.prompts.file:FileWriter",
+        "llm": "dsd.prompts.llm:LLMWriter",
         "template": "dsd.prompts.template:TemplateWriter",
     },
 )
@@ -44,6 +50,10 @@ spec = registry.spec
 
 
 def __getattr__(name: str) -> object:
+    if name in ("Diversity", "diversity"):
+        from dsd.prompts import measure
+
+        return getattr(measure, name)
     return registry.member(name)
 
 

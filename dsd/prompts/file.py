@@ -27,6 +27,8 @@ class FileWriter(PromptWriter):
         ValueError: if the file is damaged or of another kind, or a row is: it names the row.
     """
 
+    free = True
+
     def __init__(self, path: str, layout: str = "2x2", kind: str = "character") -> None:
         self._path = Path(path)
         self._layout = str(Layout.parse(layout))

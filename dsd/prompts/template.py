@@ -36,6 +36,8 @@ class TemplateWriter(PromptWriter):
         ValueError: if the file is damaged, has an unknown field, or fewer scenes than the grid has panels.
     """
 
+    free = True
+
     def __init__(self, vocabulary: str | None = None, layout: str = "2x2") -> None:
         self._layout = Layout.parse(layout)
         self._vocabulary = None if vocabulary is None else _Vocabulary(Path(vocabulary), self._layout)

@@ -1,7 +1,8 @@
 """Studies: each is a question, answered by cells that are run one by one, a table and plots.
 
 `compare_architectures` trains one student for each way of conditioning and seed, on the same pairs, and asks
-which keeps a character best.
+which keeps a character best. `compare_curators` lets any curators judge labelled pairs, and asks how well
+they decide.
 """
 
 import importlib
@@ -9,17 +10,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dsd.studies.architectures import compare_architectures
+    from dsd.studies.curators import compare_curators
+    from dsd.studies.curators_pairs import Label, LabelledPairs
     from dsd.studies.folder import Cell, StudyFolder
     from dsd.studies.tables import Column, Table
 
-__all__ = ["Cell", "Column", "StudyFolder", "Table", "compare_architectures"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Label",
+    "LabelledPairs",
+    "StudyFolder",
+    "Table",
+    "compare_architectures",
+    "compare_curators",
+]
 
 _MODULE_OF_NAME = {
     "Cell": "folder",
     "Column": "tables",
+    "Label": "curators_pairs",
+    "LabelledPairs": "curators_pairs",
     "StudyFolder": "folder",
     "Table": "tables",
     "compare_architectures": "architectures",
+    "compare_curators": "curators",
 }
 
 

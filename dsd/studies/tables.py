@@ -71,7 +71,7 @@ class Table:
     def markdown(self) -> str:
         """As a Markdown table; the best values are bold."""
         best = [self.marked(column) for column in self.columns]
-        heads = [_heading(column) for column in self.columns]
+        heads = [_escaped(_heading(column)) for column in self.columns]
         lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
         for i, row in enumerate(self.rows):
             texts = [_escaped(text) for text in self.cells(row)]

@@ -1,17 +1,50 @@
 """Laws that every curator obeys, those of other packages too: they run on every registered name."""
 
 import copy
+import json
 import random
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dsd import curators
 from dsd.mini import render, world
 from dsd.types import STATUSES, Pair, image_digest
+from tests.providers import serve
 
-SPECS = {}
+SPECS = {
+    "ensemble": {
+        "name": "ensemble",
+        "members": ["heuristic", {"name": "embedding", "low": 0.5}, "heuristic"],
+        "unsure": [["accepted"], [0.6, 0.9]],
+    },
+    "vlm": {"name": "vlm", "model": "openai/judge", "structured": "schema", "both_orders": True},
+}
 """Specs for the names that cannot be built without arguments."""
+
+
+def answer(asked):
+    """A judge's answer that depends on the pictures it gets alone."""
+    first, second = (float(np.asarray(image, dtype=float).mean()) / 255 for image in asked.images)
+    likely = 1 - abs(first - second)
+    return json.dumps(
+        {
+            "subject": "a creature",
+            "first_picture": f"brightness {first:.3f}",
+            "second_picture": f"brightness {second:.3f}",
+            "comparison": f"{abs(first - second):.3f} apart",
+            "different_pictures": likely < 1,
+            "same_subject": likely > 0.95,
+            "score": likely,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(answer) as serving:
+        yield serving
 
 
 def panel(rng, character=None):
@@ -40,7 +73,11 @@ def pairs():
 
 @pytest.fixture(scope="module", params=curators.names())
 def curator(request):
-    return curators.create(SPECS.get(request.param, request.param))
+    spec = SPECS.get(request.param, request.param)
+    if request.param == "vlm":
+        pytest.importorskip("litellm")
+        spec = {**spec, "api_base": request.getfixturevalue("server").openai}
+    return curators.create(spec)
 
 
 def assert_same_verdicts(ours, theirs):
@@ -63,6 +100,7 @@ def test_a_verdict_depends_on_its_pair_alone(curator, pairs):
 def test_every_verdict_says_why(curator, pairs):
     for verdict in curator.judge_batch(pairs):
         assert verdict.status in STATUSES
+        assert verdict.status != "failed", verdict.reason
         assert verdict.reason
         assert verdict.score is None or verdict.score == verdict.score
 

@@ -1,0 +1,75 @@
+"""Answers that were paid for, kept in one SQLite file."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from dsd.llm.records import Request
+
+
+class RequestCache:
+    """Valid answers by the key of their request. A killed process loses none that `put` returned for; several
+    processes may share the file.
+
+    Args:
+        path: the file, which is created with its folder.
+
+    Raises:
+        ValueError: if there is a file that is no such cache.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        # Used from the loop's thread alone, but made and closed by the user's.
+        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            # Write-ahead: a commit is one append, which outlives the process without waiting for the disk.
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS answers "
+                "(key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+            )
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, batch_id TEXT NOT NULL)"
+            )
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise ValueError(
+                f"{path} is no cache of answers, or it is damaged ({error}). Delete it, or name another file."
+            ) from error
+
+    def get(self, request: Request, model: str) -> dict[str, Any] | None:
+        """What was put for an equal request; None if nothing was."""
+        row = self._connection.execute(
+            "SELECT answer FROM answers WHERE key = ?", (request.key(model),)
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, request: Request, model: str, answer: dict[str, Any]) -> None:
+        """Keep an answer; an earlier one to an equal request is replaced."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO answers VALUES (?, ?)", (request.key(model), json.dumps(answer))
+        )
+
+    def batch(self, name: str) -> str | None:
+        """The provider's id of a batch that was sent and not fetched yet."""
+        row = self._connection.execute("SELECT batch_id FROM batches WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note_batch(self, name: str, batch_id: str | None) -> None:
+        """A batch was sent; None: it was fetched."""
+        if batch_id is None:
+            self._connection.execute("DELETE FROM batches WHERE name = ?", (name,))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO batches VALUES (?, ?)", (name, batch_id))
+
+    def __len__(self) -> int:
+        count: int = self._connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
