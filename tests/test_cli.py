@@ -131,11 +131,12 @@ def test_yaml_can_refer_to_other_options(world, run, tmp_path):
 def test_list_names_every_family_and_where_its_names_come_from():
     found = ok("list")
     blocks = {block.partition("\n")[0]: block for block in found.strip().split("\n\n")}
-    assert list(blocks) == ["prompts", "teachers", "curators", "backbones", "conditioning", "metrics"]
+    families = ["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
+    assert list(blocks) == families
     assert "  heuristic  dsd (dsd.curators.heuristic:HeuristicCurator)" in blocks["curators"].splitlines()
     assert "dsd (dsd.teachers.folder:FolderTeacher)" in blocks["teachers"]
     assert ok("list", "curators") == blocks["curators"] + "\n"
-    assert "one of prompts, teachers, curators" in line("list", "curator")
+    assert "one of prompts, teachers, captioners, curators" in line("list", "curator")
 
 
 def test_a_name_that_two_packages_claim_is_shown_with_both(monkeypatch):

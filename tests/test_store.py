@@ -424,10 +424,13 @@ def test_no_secret_reaches_the_disk(run):
 
     @curators.register("leaky")
     class Leaky(curators.Curator):
-        def __init__(self, api_key, options):
-            pass
+        def __init__(self, api_key, options, knows=True):
+            self.knows = knows
 
         def judge(self, pair):
+            if self.knows:
+                self.knows = False  # but one pair alone: else the stage stops and keeps nothing
+                return dsd.Verdict(keep=True)
             raise ConnectionError("401 for key sk-live-abcdefghijklmnop at https://me:hunter2@host/v1")
 
     options = {
@@ -437,7 +440,11 @@ def test_no_secret_reaches_the_disk(run):
     }
     secret = {"name": "leaky", "api_key": "sk-live-abcdefghijklmnop", "options": options}
     summary = dsd.curate(run, curator=secret, progress=False)
-    assert summary.failed == 72
+    assert summary.failed == 71
+    with pytest.raises(RuntimeError, match="401 for key") as error:
+        dsd.curate(run, curator=secret | {"knows": False}, name="other", progress=False)
+    assert "abcdefghijklmnop" not in str(error.value)
+    assert "hunter2" not in str(error.value)
     written = b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
     texts = written.decode(errors="ignore") + " ".join(
         judged.verdict.reason for judged in run.verdicts("leaky")

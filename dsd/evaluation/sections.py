@@ -83,8 +83,8 @@ def of_run(run: Run, *, samples: int = 12, search: int = 0, seed: int = 0) -> li
 def written(run: Run) -> Section:
     """How diverse a run's prompts are."""
     measured = prompts.diversity(islice(run.prompts, _MEASURED))
-    rows = [[{"text": name}, {"text": value}] for name, value in measured.rows()]
-    rows += [[{"text": "such as"}, {"text": f"{one} / {other}"}] for one, other in measured.examples]
+    told = [*measured.rows(), *(("such as", " / ".join(example)) for example in measured.examples)]
+    rows = [[{"text": text, "best": False} for text in row] for row in told]
     first = f"the first {_MEASURED:,} of {len(run.prompts):,}" if len(run.prompts) > _MEASURED else "all"
     return Section(
         template="table",
