@@ -2,18 +2,27 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FluxPipeline
 from torch import nn
+from torch.nn import functional
 
-from dsd.mini.train.autoencoder import compose
+from dsd import mini
+from dsd.mini.train.__main__ import unpack
+from dsd.mini.train.autoencoder import CONFIG, compose, pictures
+from dsd.mini.train.bank import PanelBank
 from dsd.mini.train.examples import Examples, apart, at_once
+from dsd.mini.train.fast import attention, fast
 from dsd.mini.train.loop import Training
+from dsd.mini.train.metric import SEEN, error_metric
 from dsd.mini.train.muon import orthogonalise
 from dsd.mini.train.relatives import family
-from dsd.mini.train.teacher import GIVEN, give
+from dsd.mini.train.teacher import GIVEN, give, load_teacher
 from dsd.mini.world import is_held_out
 
 
@@ -93,3 +102,70 @@ def test_a_training_goes_on_along_its_curve_and_restarts_it_when_asked(tmp_path:
     anew.spent_s = 450.0
     anew.save()
     assert trained(10.0).rate() == pytest.approx(0.51)
+
+
+def test_attention_taken_apart_is_the_fused_one_with_its_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 6, 29, 32, generator=generator).unbind()
+    mask = torch.rand(29, 29, generator=generator) > 0.3
+    for options in ({}, {"is_causal": True}, {"attn_mask": mask}):
+        found = []
+        for function in (attention, functional.scaled_dot_product_attention):
+            given = [x.clone().requires_grad_() for x in (query, key, value)]
+            out = function(*given, **options)
+            out.square().sum().backward()
+            found.append([out, *(x.grad for x in given)])
+        torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+    fused = functional.scaled_dot_product_attention
+    with fast():
+        assert functional.scaled_dot_product_attention is attention
+        assert functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.bfloat16
+    assert functional.scaled_dot_product_attention is fused
+
+
+class _Decoder(AutoencoderKL):
+    """Decodes every latent to a block of 8 x 8 px: one channel shows, another one ten times as much."""
+
+    def __init__(self) -> None:
+        super().__init__(**CONFIG, shift_factor=0.0)
+
+    def decode(self, latents: torch.Tensor) -> Any:  # type: ignore[override]
+        seen = latents[:, :1] + 10 * latents[:, 1:2]
+        return SimpleNamespace(sample=seen.repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+
+def test_errors_count_as_far_as_they_are_seen() -> None:
+    decoder = _Decoder()
+    weights = error_metric(decoder, torch.randn(3, 16, 8, 8), torch.Generator().manual_seed(0))
+    counted = (torch.eye(64) @ weights).square().sum(1)
+    assert counted.mean() == pytest.approx(1.0, abs=1e-5)
+    by_channel = counted.reshape(16, 4).mean(1)
+    assert by_channel[2:] == pytest.approx(torch.full((14,), 1 - SEEN), abs=1e-5)
+    shown = by_channel[:2] - (1 - SEEN)
+    assert shown[1] / shown[0] == pytest.approx(100, rel=1e-3)
+
+
+def test_half_of_the_canvases_are_encoded_panel_by_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsd.mini.train.bank.CHUNK", 10)
+    bank = PanelBank(tmp_path, 10, workers=1)
+    apart_from_each_other = 0
+    for seed in range(60):
+        canvas, parts, layout = pictures(bank, np.random.default_rng(seed), 8)
+        assert torch.equal(compose(parts, layout), canvas)
+        apart_from_each_other += parts.shape != canvas.shape
+    assert 8 < apart_from_each_other < 24  # half of the half that has several panels
+
+
+def test_the_shipped_weights_are_unpacked_and_begun_at(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    model = load_teacher(tmp_path)
+    model.begin_at(tmp_path / "teacher" / "begin")
+    shipped = FluxPipeline.from_pretrained(mini.path()).transformer
+    for name, value in shipped.state_dict().items():
+        assert torch.equal(model.transformer.state_dict()[name], value), name
+    AutoencoderKL.from_pretrained(tmp_path / "autoencoder" / "vae")
+    (tmp_path / "teacher" / "checkpoint.pt").touch()
+    with pytest.raises(FileExistsError, match="--work"):
+        unpack(tmp_path)

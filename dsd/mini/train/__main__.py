@@ -6,15 +6,19 @@
     python -m dsd.mini.train identity --minutes 15
     python -m dsd.mini.train export --to dsd/mini/weights
 
-Each goes on from its checkpoint when it is started again, with the same or a longer --minutes.
+`unpack` begins a folder with the shipped weights instead of random ones. Each part goes on from its
+checkpoint when it is started again, with the same or a longer --minutes.
 """
 
 import argparse
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
-PARTS = ("autoencoder", "decoder", "teacher", "guidance", "identity", "export")
+from dsd import mini
+
+PARTS = ("unpack", "autoencoder", "decoder", "teacher", "guidance", "identity", "export")
 
 
 def main() -> None:
@@ -39,6 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--to", type=Path, default=Path("dsd/mini/weights"), help="where `export` writes")
     arguments = parser.parse_args()
+    if arguments.part == "unpack":
+        unpack(arguments.work)
+        return
     if arguments.part == "export":
         export(arguments.work, arguments.to)
         return
@@ -58,6 +65,18 @@ def main() -> None:
     for name in options.keys() - inspect.signature(train).parameters.keys():
         parser.error(f"{arguments.part} has no --{name}")
     train(arguments.work, arguments.minutes, **options)
+
+
+def unpack(work: Path) -> None:
+    """Put the shipped weights where the parts look for weights to begin at, in place of random ones."""
+    source = mini.path()
+    for name in ("autoencoder", "teacher"):
+        if (work / name / "checkpoint.pt").exists():
+            raise FileExistsError(f"{work / name} has a checkpoint already. Give another folder, by --work.")
+    for part, target in (("vae", "autoencoder/vae"), (".", "teacher/begin")):
+        shutil.copytree(source / part, work / target, dirs_exist_ok=True)
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(source / name, work / "tokenizers" / name, dirs_exist_ok=True)
 
 
 def export(work: Path, folder: Path) -> None:

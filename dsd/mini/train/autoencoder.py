@@ -26,19 +26,28 @@ CONFIG = {
     "use_post_quant_conv": False,
     "sample_size": 64,
 }
-KL_WEIGHT = 2e-3
+KL_WEIGHT = 1e-3
 
 Pixels = Float[Tensor, "b 3 h w"]
 
 
-def canvases(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> Pixels:
-    """Panels in [-1, 1] put together as the models will meet them: alone, two side by side (also beside
-    black), 2x2.
+def pictures(
+    bank: PanelBank, rng: np.random.Generator, num_panels: int
+) -> tuple[Pixels, Float[Tensor, "parts 3 part_h part_w"], tuple[int, int]]:
+    """Canvases in [-1, 1] as the models will meet them (a panel alone, two side by side, 2x2), what of them
+    is encoded at once, and the layout in which the latents of that make the canvas.
+
+    Half of the canvases are encoded as a whole, some of these with black beside a panel. Of the others each
+    panel is encoded by itself, as teacher and student draw them: group normalisation sees another picture
+    then, and a decoder that never met such latents lost 4 dB on them.
     """
-    pixels, layout = _panels(bank, rng, num_panels)
+    panels, layout = _panels(bank, rng, num_panels)
+    if rng.random() < 0.5:
+        return compose(panels, layout), panels, layout
     if layout == (1, 2):
-        pixels[1 : len(pixels) // 2 : 2] = -1.0
-    return compose(pixels, layout)
+        panels[1 : len(panels) // 2 : 2] = -1.0
+    canvas = compose(panels, layout)
+    return canvas, canvas, (1, 1)
 
 
 def _panels(bank: PanelBank, rng: np.random.Generator, num_panels: int) -> tuple[Pixels, tuple[int, int]]:
@@ -64,7 +73,7 @@ def reconstruction_loss(ours: Pixels, truth: Pixels) -> Tensor:
     edges = sum(
         (functional.l1_loss(a, b) for a, b in zip(_edges(ours), _edges(truth), strict=True)), torch.zeros(())
     )
-    return functional.l1_loss(ours, truth) + 4 * functional.mse_loss(ours, truth) + 0.5 * edges
+    return functional.l1_loss(ours, truth) + 4 * functional.mse_loss(ours, truth) + edges
 
 
 @torch.no_grad()
@@ -80,28 +89,33 @@ def validate(vae: AutoencoderKL, bank: PanelBank, picture: Path | None = None) -
     return float((-10 * torch.log10(error)).mean())
 
 
-def train(work: Path, minutes: float) -> None:
-    """Train, or go on training, into `work/autoencoder`; ends by `finish`."""
+def train(work: Path, minutes: float, rate: float = 1.5e-3, restart: bool = False) -> None:
+    """Train, or go on training, into `work/autoencoder`; ends by `finish`.
+
+    Without a checkpoint it begins at the weights of `work/autoencoder/vae`, where `unpack` put them.
+    """
     torch.manual_seed(0)
-    vae = AutoencoderKL(**CONFIG)
-    _fit(work, Training(work / "autoencoder", minutes), vae, vae, rate=1.5e-3)
+    begun = work / "autoencoder" / "vae"
+    vae = AutoencoderKL.from_pretrained(begun) if begun.exists() else AutoencoderKL(**CONFIG)
+    _fit(work, Training(work / "autoencoder", minutes, restart=restart), vae, vae, rate)
     finish(work)
 
 
-def train_decoder(work: Path, minutes: float) -> None:
-    """Refine the decoder alone, into `work/decoder`: the latents stay what the teacher was trained on.
-
-    Grids and pairs are decoded from latents of panels that were encoded one by one, as teacher and student
-    draw them: group normalisation sees another canvas there than when the whole was encoded.
-    """
+def train_decoder(work: Path, minutes: float, rate: float = 7e-4, restart: bool = False) -> None:
+    """Refine the decoder alone, into `work/decoder`: the latents stay what the teacher was trained on."""
     vae = AutoencoderKL.from_pretrained(work / "autoencoder" / "vae")
     vae.encoder.requires_grad_(False)
-    _fit(work, Training(work / "decoder", minutes), vae, vae.decoder, rate=7e-4)
+    _fit(work, Training(work / "decoder", minutes, restart=restart), vae, vae.decoder, rate)
     _save_average(work / "decoder", vae)
 
 
 def _fit(
-    work: Path, training: Training, vae: AutoencoderKL, trained: nn.Module, rate: float, batch_panels: int = 8
+    work: Path,
+    training: Training,
+    vae: AutoencoderKL,
+    trained: nn.Module,
+    rate: float,
+    panels: int = 16,
 ) -> None:
     bank, held_out = PanelBank(work / "panels", 6000), PanelBank(work / "panels", 500, held_out=True)
     average = Average(vae, 0.995)
@@ -113,21 +127,18 @@ def _fit(
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3),
     )
     for step in training.run(vae=vae, average=average, muon=muon, adam=adam):
-        rng = np.random.default_rng([1, step])
-        if trained is vae.decoder:
-            panels, layout = _panels(bank, rng, batch_panels)
-            pixels = compose(panels, layout)
-        else:
-            panels, layout = canvases(bank, rng, batch_panels), (1, 1)
-            pixels = panels
+        pixels, parts, layout = pictures(bank, np.random.default_rng([1, step]), panels)
         for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
             for group in optimizer.param_groups:
                 group["lr"] = peak * training.rate()
             optimizer.zero_grad(set_to_none=True)
-        posterior = vae.encode(panels).latent_dist
-        latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        reconstruction = reconstruction_loss(vae.decode(compose(latents, layout)).sample, pixels)
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(parts).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+            latents = mean + std * torch.randn_like(mean)
+            ours = vae.decode(compose(latents, layout)).sample.float()
+        reconstruction = reconstruction_loss(ours, pixels)
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
         (reconstruction + KL_WEIGHT * kl).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         muon.step()
@@ -139,8 +150,8 @@ def _fit(
                 psnr_db=psnr,
                 reconstruction=float(reconstruction.detach()),
                 kl=float(kl.detach()),
-                latent_std=float(posterior.mean.detach().std()),
-                noise_std=float(posterior.std.detach().mean()),
+                latent_std=float(mean.detach().std()),
+                noise_std=float(std.detach().mean()),
             )
     training.log(psnr_db=validate(_averaged(average), held_out, training.folder / "samples.png"))
 

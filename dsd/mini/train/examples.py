@@ -17,7 +17,7 @@ from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
 from dsd.mini.world import SCENES, caption, describe, describe_scene, grid_text
 
 LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
-SHARES = {"2x2": 0.7, "1x2": 0.2, "1x1": 0.1}
+SHARES = {"2x2": 0.6, "1x2": 0.3, "1x1": 0.1}
 BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
 LENGTHS = {"2x2": 52, "1x2": 36, "1x1": 20}
@@ -45,6 +45,10 @@ class LatentBank:
                 part.rename(path)
             chunks.append(np.load(path))
         self.latents = np.concatenate(chunks)
+
+    def some(self, count: int) -> Float[Tensor, "n 16 8 8"]:
+        """The first panels of the first characters."""
+        return torch.from_numpy(self.latents[:count, 0]).float()
 
 
 @torch.no_grad()

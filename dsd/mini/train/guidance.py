@@ -26,6 +26,7 @@ from dsd.mini.train.examples import (
     examples,
     text_length,
 )
+from dsd.mini.train.fast import fast
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.train.teacher import Teacher, is_inner, load_teacher, load_vae, noised, sample_with_average
@@ -60,13 +61,14 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
         low, high = GUIDANCE
         guidance = low + (high - low) * torch.rand(len(t), generator=generator)
         guidance[: len(t) // 2] = USUAL
-        wanted = guided(frozen, x_t, t, guidance, batch)
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate * training.rate()
             optimizer.zero_grad(set_to_none=True)
-        v, _ = model(x_t, t, guidance, batch, batch.prompts, text_length(batch.layout, step))
-        loss = (v - wanted).square().mean()
+        with fast():
+            wanted = guided(frozen, x_t, t, guidance, batch)
+            v, _ = model(x_t, t, guidance, batch, batch.prompts, text_length(batch.layout, step))
+        loss = (v.float() - wanted.float()).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
         muon.step()

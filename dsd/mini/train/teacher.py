@@ -34,7 +34,9 @@ from dsd.mini.train.examples import (
     examples,
     text_length,
 )
+from dsd.mini.train.fast import fast
 from dsd.mini.train.loop import Average, Training
+from dsd.mini.train.metric import error_metric
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.world import SCENES, scene_of, write_grid_prompt
 
@@ -114,6 +116,12 @@ class Teacher(nn.Module):
             return_dict=False,
         )[0]
         return v, tokens
+
+    def begin_at(self, folder: Path) -> None:
+        """Take the weights of a `FluxPipeline` folder, such as the shipped one."""
+        pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        for name in ("transformer", "text_encoder", "text_encoder_2"):
+            getattr(self, name).load_state_dict(getattr(pipeline, name).state_dict())
 
     def read(self, prompts: list[str], length: int) -> Tensor:
         """T5 tokens (n, length, width)."""
@@ -201,9 +209,13 @@ def train(
     muon, adam = _optimizers(model, rate)
     training = Training(work / "teacher", minutes, restart=restart)
     if not (training.folder / "checkpoint.pt").exists():
-        learn_to_read(model)
+        shipped = work / "teacher" / "begin"
+        if shipped.exists():
+            model.begin_at(shipped)
+        learn_to_read(model, encoder=not shipped.exists())
         average = Average(model, 0.998)
-    losses: list[tuple[float, float, float]] = []
+    losses: list[list[float]] = []
+    weights = error_metric(vae, bank.some(40), torch.Generator().manual_seed(0))
     with ThreadPoolExecutor(1) as ahead:
         coming = None
         for step in training.run(model=model, average=average, muon=muon, adam=adam):
@@ -217,29 +229,44 @@ def train(
                     group["lr"] = peak * training.rate()
                 optimizer.zero_grad(set_to_none=True)
             length = text_length(batch.layout, step)
-            v, tokens = model(x_t, t, torch.ones_like(t), batch, batch.prompts, length)
-            loss = ((v - (noise - batch.x_0)).square().mean(2, keepdim=True) * asked).sum() / asked.sum()
-            reading = model.reader(tokens, batch)
-            assert batch.facts is not None
-            alignment = model.aligner(batch.rows, batch.columns, batch.facts)
+            with fast():
+                v, tokens = model(x_t, t, torch.ones_like(t), batch, batch.prompts, length)
+                reading = model.reader(tokens, batch)
+                assert batch.facts is not None
+                alignment = model.aligner(batch.rows, batch.columns, batch.facts)
+            wrong = v.float() - (noise - batch.x_0)
+            loss, plain = (
+                (error.square().mean(2, keepdim=True) * asked).sum() / asked.sum()
+                for error in (wrong @ weights, wrong)
+            )
             (loss + READING * reading + ALIGNMENT * alignment).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             muon.step()
             adam.step()
             average.update(model, step)
-            losses.append((float(loss.detach()), float(reading.detach()), float(alignment.detach())))
+            losses.append([float(x.detach()) for x in (loss, plain, reading, alignment)])
             if step % 100 == 99:
-                flow, read, aligned = np.mean(losses[-100:], axis=0)
-                training.log(loss=float(flow), reading=float(read), alignment=float(aligned))
+                seen, flow, read, aligned = np.mean(losses[-100:], axis=0)
+                training.log(
+                    loss=float(flow), seen=float(seen), reading=float(read), alignment=float(aligned)
+                )
             if step % 600 == 599:
                 sample_with_average(model, average, vae, training.folder / "samples.png")
     sample_with_average(model, average, vae, training.folder / "samples.png")
 
 
-def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> float:
-    """Train the T5 encoder to say which scene the prompt puts in which panel; returns the last loss."""
+def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3, encoder: bool = True) -> float:
+    """Train the T5 encoder to say which scene the prompt puts in which panel; returns the last loss.
+
+    Without `encoder` only the reader learns, from an encoder that can read already.
+    """
     rng, reading = random.Random("reading"), torch.zeros(())
-    muon, adam = _optimizers(nn.ModuleList([model.text_encoder_2, model.reader]), rate)
+    optimizers: list[torch.optim.Optimizer] = (
+        [*_optimizers(nn.ModuleList([model.reader, model.text_encoder_2]), rate)]
+        if encoder
+        else [torch.optim.AdamW(model.reader.parameters(), lr=rate)]
+    )
+    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     for step in range(steps):
         layout = "1x2" if step % 4 == 0 else "2x2"
         written = [write_grid_prompt(rng, layout) for _ in range(64)]
@@ -256,13 +283,13 @@ def learn_to_read(model: Teacher, steps: int = 400, rate: float = 1.5e-3) -> flo
             columns=0,
         )
         reading = model.reader(model.read(batch.prompts, LENGTHS[layout]), batch)
-        for optimizer, peak in ((muon, 2 * rate), (adam, rate)):
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * min(1.0, step / 20, (steps - step) / (0.5 * steps))
             optimizer.zero_grad(set_to_none=True)
         reading.backward()
-        muon.step()
-        adam.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return float(reading.detach())
 
 
