@@ -93,16 +93,16 @@ class Rubric:
     runs: int = 1
 
     def __post_init__(self) -> None:
-        examples = tuple(e if isinstance(e, Example) else _example(e) for e in self.examples)
+        _check_types({f.name: getattr(self, f.name) for f in fields(self)})
         fixed = {
             "shows": tuple(self.shows),
-            "criteria": MappingProxyType({str(name): str(text) for name, text in self.criteria.items()}),
+            "criteria": MappingProxyType(dict(self.criteria)),
             "scale": MappingProxyType(dict(sorted(self.scale.items()))),
-            "examples": examples,
+            "examples": tuple(self.examples),
         }
         for name, value in fixed.items():
             object.__setattr__(self, name, value)
-        _check(self)
+        _check_values(self)
 
     @property
     def low(self) -> int:
@@ -233,52 +233,74 @@ def _built(given: Mapping[str, Any], folder: Path, what: str, depth: int = 0) ->
         if name not in parts:
             raise ValueError(f"{what} lacks the part {name!r}.")
     try:
+        if isinstance(parts.get("examples"), list | tuple):
+            parts["examples"] = [_example(example) for example in parts["examples"]]
+        _check_types(parts)
         return Rubric(**parts)
-    except (TypeError, AttributeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{what} cannot be used: {error}") from error
 
 
 def _example(given: Any) -> Example:
+    if isinstance(given, Example):
+        return given
     if not isinstance(given, Mapping) or not {"case", "score"} <= set(given) <= {"case", "score", "why"}:
         raise ValueError(f"An example is {{case: ..., score: ..., why: ...}}; got {given!r}.")
     return Example(**given)
 
 
-def _check(rubric: Rubric) -> None:
-    """Raise a ValueError for parts that cannot be used."""
-    texts = {name: getattr(rubric, name) for name in ("name", "rates", "task", "advice", "copying", "plan")}
-    for name, text in texts.items():
-        if not isinstance(text, str) or (name in ("name", "rates", "task") and not text.strip()):
-            raise ValueError(f"`{name}` must be a text, and not empty; got {text!r}.")
-    if len(set(rubric.shows)) < len(rubric.shows) or not set(rubric.shows) <= set(get_args(Shown)):
-        raise ValueError(f"`shows` holds each of {get_args(Shown)} once at most; got {list(rubric.shows)}.")
+_TEXTS = ("name", "rates", "task", "advice", "copying", "plan")
+_WHOLE = {"image_px": 8192, "jpeg_quality": 95, "runs": 1000}
+_CHOICES: dict[str, tuple[str, ...]] = {"form": get_args(Form), "place": get_args(Place)}
+
+
+def _check_types(parts: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a part of the wrong type; some may be missing."""
+
+    def wrong(name: str, wanted: str) -> ValueError:
+        return ValueError(f"`{name}` {wanted}; got {parts[name]!r}.")
+
+    for name in parts:
+        part = parts[name]
+        if name in _TEXTS and (not isinstance(part, str) or (name in _TEXTS[:3] and not part.strip())):
+            raise wrong(name, "must be a text, and not empty")
+        if name in ("analysis", "square") and type(part) is not bool:
+            raise wrong(name, "is true or false")
+        if name in _WHOLE and (type(part) is not int or not 1 <= part <= _WHOLE[name]):
+            raise wrong(name, f"is a whole number from 1 to {_WHOLE[name]}")
+        if name in _CHOICES and part not in _CHOICES[name]:
+            raise wrong(name, f"is one of {', '.join(_CHOICES[name])}")
+        if name == "temperature" and part is not None:
+            if type(part) not in (int, float) or not 0 <= part <= 2:
+                raise wrong(name, "is from 0 to 2, or None")
+        if name == "shows":
+            known = isinstance(part, list | tuple) and all(shown in get_args(Shown) for shown in part)
+            if not known or len(set(part)) < len(part):
+                raise wrong(name, f"holds each of {', '.join(get_args(Shown))} once at most")
+        if name in ("criteria", "scale"):
+            of_texts = isinstance(part, Mapping) and all(isinstance(text, str) for text in part.values())
+            if not of_texts or (name == "criteria" and not all(isinstance(key, str) for key in part)):
+                raise wrong(name, "says in words what each one means")
+        if name == "scale" and not all(type(number) is int for number in part):
+            raise wrong(name, "has whole numbers")
+        if name == "examples":
+            if not isinstance(part, list | tuple) or not all(isinstance(x, Example) for x in part):
+                raise wrong(name, "is a list of examples")
+
+
+def _check_values(rubric: Rubric) -> None:
+    """Raise a ValueError for parts that do not go together."""
     if "generated" not in rubric.shows:
         raise ValueError("`shows` must hold 'generated': it is that picture which is rated.")
     if rubric.copying and "reference" not in rubric.shows:
         raise ValueError("A copy can only be seen beside its reference: put 'reference' into `shows`.")
-    _check_scale(rubric)
-    choices: dict[str, tuple[str, ...]] = {"form": get_args(Form), "place": get_args(Place)}
-    for name, allowed in choices.items():
-        if getattr(rubric, name) not in allowed:
-            raise ValueError(f"`{name}` is one of {', '.join(allowed)}; got {getattr(rubric, name)!r}.")
     if rubric.plan and rubric.place == "system":
         raise ValueError("A `plan` answers the user's first turn: it needs place='user'.")
-    for name, most in {"image_px": 8192, "jpeg_quality": 95, "runs": 1000}.items():
-        value = getattr(rubric, name)
-        if type(value) is not int or not 1 <= value <= most:
-            raise ValueError(f"`{name}` is a whole number from 1 to {most}; got {value!r}.")
-    if rubric.temperature is not None and not 0 <= rubric.temperature <= 2:
-        raise ValueError(f"`temperature` is from 0 to 2, or None; got {rubric.temperature!r}.")
-
-
-def _check_scale(rubric: Rubric) -> None:
     numbers = list(rubric.scale)
-    if not 2 <= len(numbers) <= _MOST_STEPS or not all(type(number) is int for number in numbers):
-        raise ValueError(f"`scale` has 2 to {_MOST_STEPS} whole numbers with their meanings; got {numbers}.")
+    if not 2 <= len(numbers) <= _MOST_STEPS:
+        raise ValueError(f"`scale` has 2 to {_MOST_STEPS} numbers; got {len(numbers)}.")
     if numbers != list(range(numbers[0], numbers[-1] + 1)):
         raise ValueError(f"`scale` must go up in steps of 1 without a gap; got {numbers}.")
-    if not all(isinstance(text, str) for text in rubric.scale.values()):
-        raise ValueError("`scale` must say in words what each number means; empty texts for no meaning.")
     for example in rubric.examples:
-        if example.score not in rubric.scale:
+        if type(example.score) is not int or example.score not in rubric.scale:
             raise ValueError(f"An example has the score {example.score!r}, which is not on the scale.")
