@@ -17,8 +17,8 @@ from dsd.data.rows import Failure
 from dsd.data.store import Run
 from dsd.engines import StageSummary, fill, judging, progress_bar, writing
 from dsd.engines.checks import checked_grid, failure, pairs_of
+from dsd.engines.progress import VerdictGauge
 from dsd.engines.specs import file_name, what
-from dsd.engines.spending import VerdictGauge
 from dsd.types import Grid, GridPrompt, Pair
 
 if TYPE_CHECKING:

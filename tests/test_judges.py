@@ -106,6 +106,18 @@ def test_the_protocol_of_dreambench(tmp_path):
     assert "a dog" not in asked[0].texts[2:]  # pictures alone
 
 
+@pytest.mark.parametrize("protocol", ["gemini", "anthropic"])
+def test_the_planted_turn_is_the_models_own_in_every_protocol(protocol):
+    with serve(lambda asked: "Score: 3") as server:
+        rater = judge(server, rubric=DREAMBENCH, model=MODELS[protocol], api_base=getattr(server, protocol))
+        assert rater.rate(case()).value == 3
+        (asked,) = server.asked
+    assert asked.roles == ["user", {"gemini": "model", "anthropic": "assistant"}[protocol], "user"]
+    assert asked.texts[1] == rater.rubric.plan.strip()
+    assert [which(image) for image in asked.images] == ["reference", "generated"]
+    assert asked.schema is None
+
+
 def test_prompt_following_of_dreambench_shows_the_prompt_and_no_reference():
     with serve(lambda asked: "It is there.\n\n**Score:** 4") as server:
         following = "dreambench++_prompt_following"

@@ -14,8 +14,8 @@ from dsd.data.manifest import SpecError
 from dsd.data.rows import Judged
 from dsd.data.writer import TableWriter
 from dsd.engines import local
+from dsd.engines.progress import VerdictGauge
 from dsd.engines.specs import what
-from dsd.engines.spending import VerdictGauge
 from dsd.llm import BudgetSpent, Usage
 from dsd.types import Grid, Verdict
 from tests.cheap_world import CheapTeacher, make_run, picture, write_prompt_file

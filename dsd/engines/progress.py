@@ -1,12 +1,19 @@
 """What a stage shows of its progress."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from dsd.curators import Curator
+from dsd.data.rows import Judged
+from dsd.engines.account import Account
+
 T = TypeVar("T")
+
+_OTHERS = ("refused", "unparsable", "failed")
 
 
 def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
@@ -31,3 +38,27 @@ class Gauge(Generic[T]):
     def shown(self, missing: int) -> dict[str, str]:
         """The numbers by their names, when so many of the earlier stage's rows are still to do."""
         return {}
+
+
+class VerdictGauge(Gauge[Judged]):
+    """The running yield of a curator, the pairs that it could not judge, and the account of its verdicts.
+
+    Args:
+        curator: with or without a ledger.
+    """
+
+    def __init__(self, curator: Curator) -> None:
+        self._account = Account(curator.ledger)
+        self._statuses: Counter[str] = Counter()
+
+    def add(self, records: Sequence[Judged]) -> None:
+        """Verdicts came."""
+        self._statuses.update(record.verdict.status for record in records)
+        self._account.add([record.verdict.cost_usd for record in records])
+
+    def shown(self, missing: int) -> dict[str, str]:
+        """Yield, other statuses, tokens, and dollars with their projection."""
+        accepted, rejected = self._statuses["accepted"], self._statuses["rejected"]
+        told = {"yield": f"{accepted / (accepted + rejected):.0%}"} if accepted + rejected else {}
+        told |= {name: str(self._statuses[name]) for name in _OTHERS if self._statuses[name]}
+        return told | self._account.shown(missing)

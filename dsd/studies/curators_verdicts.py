@@ -19,8 +19,8 @@ from dsd.data.table import Table
 from dsd.data.writer import TableWriter
 from dsd.engines import progress_bar
 from dsd.engines.checks import told
+from dsd.engines.progress import VerdictGauge
 from dsd.engines.specs import HOW_NOT_WHAT, what
-from dsd.engines.spending import VerdictGauge
 from dsd.llm.records import Stopped
 from dsd.studies.curators_pairs import LabelledPairs
 from dsd.studies.folder import slug
