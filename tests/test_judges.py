@@ -184,12 +184,12 @@ def test_both_orders(first, second, status, value, words):
 
 
 def test_runs_are_asked_anew_each_with_its_own_seed(caplog):
-    scores = iter([1, 2, 3])
+    scores = iter([1, 2, 3, 0])
     with serve(lambda asked: scored(next(scores))) as server:
         rater = judge(server, temperature=0.7, seed=100, concurrency=1)
         ratings = rater.rate_batch([case()], runs=3)
         seeds = [asked.body["seed"] for asked in server.asked]
-        assert not caplog.records
+        assert "temperature 0" not in caplog.text
         judge(server, seed=None).rate(case())
         assert "seed" not in server.asked[-1].body
     assert [r.run for r in ratings] == [0, 1, 2]
@@ -318,4 +318,5 @@ def test_the_spec_rebuilds_it_without_the_key(tmp_path):
         again = judges.create(json.loads(json.dumps(spec)))
         assert again.fingerprint == rater.fingerprint
         assert (again.rubric_name, again.runs, again.rubric.image_px) == ("mine", 2, 99)
-        assert judge(server, rubric="prompt_following").fingerprint != rater.fingerprint
+        other = {"extends": "prompt_following", "name": "mine", "image_px": 99, "advice": "Be kind."}
+        assert judge(server, rubric=other).fingerprint != rater.fingerprint

@@ -64,6 +64,13 @@ def test_the_same_ratings_from_every_kind_of_file(tmp_path, ending):
     assert rater.fingerprint != recorded(write(tmp_path / f"people3.{ending}", ROWS[1:])).fingerprint
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_not_a_number_is_missing(tmp_path, ending):
+    rows = [{"key": "a", "value": float("nan")}, {"key": "b", "value": 1.0}]
+    first, second = recorded(write(tmp_path / f"r.{ending}", rows)).rate_batch([case("a"), case("b")])
+    assert (first.status, first.value, second.value) == ("unparsable", None, 1)
+
+
 def test_ratings_of_a_model_come_back_as_they_were(tmp_path):
     """What a run has written is read again: statuses, words and the judge's name too."""
     rows = [
