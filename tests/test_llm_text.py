@@ -116,6 +116,19 @@ def test_the_quality_is_that_of_pillow(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_transparent_is_white_and_part_of_the_question() -> None:
+    clear, solid = Image.new("P", (16, 16), 3), Image.new("P", (16, 16), 3)
+    for image in (clear, solid):
+        image.putpalette([10, 60, 20] * 256)
+    clear.info["transparency"] = 3
+    pictures = [llm.Picture(image=image) for image in (clear, solid, Image.new("LA", (16, 16), (0, 0)))]
+    shown = [np.asarray(jpeg(picture)) for picture in pictures]
+    assert shown[0].min() > 250
+    assert shown[1].max() < 80
+    assert shown[2].min() > 250
+    assert pictures[0].digest() != pictures[1].digest()
+
+
 def test_a_picture_sent_in_another_form_is_another_question() -> None:
     forms = [{}, {"max_side_px": 100}, {"square": True}, {"quality": 75}, {"square": True, "quality": 75}]
     keys = {number(messages=[llm.user(llm.Picture(image=drawing(), **form))]).key("m") for form in forms}

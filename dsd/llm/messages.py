@@ -49,6 +49,8 @@ class Picture:
         form = f" square {self.square} quality {self.quality}" if self.square or self.quality != 95 else ""
         hashed.update(f"{self.image.mode} {self.image.size} {self.max_side_px}{form}".encode())
         hashed.update(self.image.tobytes())
+        if "transparency" in self.image.info:  # beside the pixels, as palettes and some others have it
+            hashed.update(repr(self.image.info["transparency"]).encode())
         palette = self.image.getpalette() if self.image.mode in ("P", "PA") else None
         if palette is not None:
             hashed.update(bytes(palette))
