@@ -29,6 +29,7 @@ print(*[name for name in {HEAVY} if name in sys.modules])
         "import dsd; dir(dsd); dsd.Pair; dsd.Verdict",
         "from dsd import curators; curators.names(); curators.create('heuristic')",
         "from dsd import prompts; list(prompts.create('template').write(2, seed=0))",
+        "from dsd import judges; judges.names(); judges.Rubric.load('prompt_following')",
         "from dsd import conditioning, metrics, mini, teachers; conditioning.names() + teachers.names()",
     ],
 )

@@ -111,3 +111,23 @@ def test_a_broken_package_raises_its_own_error_when_asked_for(stranger):
     assert said[2].startswith(
         "TypeError: 'no_curator' stands for <class 'collections.OrderedDict'>, which is"
     )
+
+
+def test_a_strangers_judge_keeps_the_promises_of_all(stranger):
+    said = run(
+        """
+from dsd import judges
+from dsd.judges import Case
+judge = judges.create("length")
+cases = [Case(key=f"k{i}", generated=Image.new("RGB", (4, 4)), prompt=" word" * i) for i in range(3)]
+ratings = judge.rate_batch(cases, runs=2)
+print([(r.key, r.run, r.status, r.value) for r in ratings])
+print(ratings[0].reason, [judge.rate(case).value for case in cases[1:]], judge.estimate(cases[0]).calls)
+print(judges.registry.origins("length"))
+""",
+        stranger,
+    )
+    fates = [("k0", "failed", None), ("k1", "rated", 1), ("k2", "rated", 2)]
+    assert said[0] == str([(key, run, status, value) for key, status, value in fates for run in (0, 1)])
+    assert said[1] == "ValueError: there is no prompt [1, 2] 0"
+    assert said[2] == "['dsd-stranger (dsd_stranger:LongPromptJudge)']"

@@ -61,6 +61,7 @@ class VLMCaptioner(Captioner):
     Raises:
         FileNotFoundError: if there is no such folder of texts.
         ValueError: if the kind is unknown, a number is out of range or a text is damaged.
+        TypeError: if an option is none of `LLM`'s.
         ImportError: if a package of the extra `llm` is not installed.
     """
 
@@ -82,20 +83,11 @@ class VLMCaptioner(Captioner):
         found = read_texts(Path(__file__).parent / "texts", TEXTS, texts)
         self.fingerprint = fingerprint(found["system"], found[kind])
         self._system, self._text = llm.system(found["system"].content, llm.DATA_RULE), found[kind]
-        self.llm = llm.LLM(model, **options)
-        self.ledger = self.llm.ledger
+        self.llm: llm.LLM = self._ask_by(model, **options)
 
     def estimate(self, pair: Pair) -> llm.Usage:
         """What captioning the pair would take, by rules of thumb; nothing is asked."""
         return self.llm.estimate(self._request(pair))
-
-    def keep_answers(self, path: Path) -> None:
-        """Keep the model's answers in this file, unless `cache` names another one."""
-        self.llm.keep_answers(path)
-
-    def close(self) -> None:
-        """Close connections and the cache."""
-        self.llm.close()
 
     def caption(self, pair: Pair) -> str:
         """The model's caption.

@@ -5,11 +5,15 @@ from typing import Literal, get_args
 
 from dsd.registry import Registry
 
-Family = Literal["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
+Family = Literal[
+    "prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics", "judges"
+]
 
 
 def list_names(
-    family: Literal["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
+    family: Literal[
+        "prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics", "judges"
+    ]
     | None = None,
 ) -> str:
     """Show the names that specs can use, and the package and class behind each. Imports none of them.

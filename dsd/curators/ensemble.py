@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dsd import curators, rules
-from dsd.curators.base import Curator, Spending, all_or_stop
+from dsd.curators.base import Curator
+from dsd.llm.asking import Spending, all_or_stop
 from dsd.llm.records import Stopped, Usage
 from dsd.texts import one_line
 from dsd.types import Pair, Status, Verdict

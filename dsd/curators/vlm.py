@@ -4,7 +4,6 @@ describe each in detail, compare, conclude.
 
 import asyncio
 import hashlib
-import inspect
 import json
 import logging
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from typing import Any, Literal
 
 from dsd import llm
 from dsd.curators import vlm_answers as answers
-from dsd.curators.base import Curator, all_or_stop
+from dsd.curators.base import Curator
 from dsd.curators.heuristic import difference
 from dsd.curators.vlm_answers import MODES, Mode, Opinion, Order
+from dsd.llm.asking import all_or_stop
 from dsd.llm.records import AnswerError, Stopped, Usage
 from dsd.texts import read_texts
 from dsd.types import Pair, Verdict
@@ -97,7 +97,6 @@ class VLMCurator(Curator):
         for name, share in {"threshold": threshold, "min_difference": min_difference}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"`{name}` must be from 0 to 1; got {share}.")
-        _check_options(options)
         self.mode, self.votes, self.both_orders, self.copy_check = mode, votes, both_orders, copy_check
         self.min_difference, self.image_px, self.threshold = min_difference, image_px, threshold
         self._temperature = (
@@ -111,11 +110,9 @@ class VLMCurator(Curator):
         self._schema = answers.schema(mode, copy_check)
         content = [self._system, *self._turns, self._schema.model_json_schema()]
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-        self.llm = llm.LLM(model, api_base=api_base, api_key=api_key, **options)
-        self.ledger = self.llm.ledger
+        self.llm: llm.LLM = self._ask_by(model, api_base=api_base, api_key=api_key, **options)
         # Beside the batch whose last answers are waited for there is work for all connections.
         self.pairs_at_once = 2 * self.llm.concurrency + 64
-        self._running: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
 
     def judge(self, pair: Pair) -> Verdict:
         """Ask about one pair."""
@@ -128,7 +125,7 @@ class VLMCurator(Curator):
 
     def judge_some(self, pairs: Sequence[Pair]) -> list[Verdict | Stopped]:
         """See `Curator.judge_some`."""
-        return self.llm.run(self._judge_all(pairs)) if pairs else []
+        return self._all(self._judged, pairs, self.pairs_at_once)
 
     def estimate(self, pair: Pair) -> Usage | None:
         """What judging the pair would take, by rules of thumb; nothing is asked."""
@@ -138,19 +135,6 @@ class VLMCurator(Curator):
         for number in range(len(self._turns)):
             total += self.llm.estimate(self._request(pair, "given", 0, typical[:number]))
         return sum((total for _ in self._questions()), Usage())
-
-    def keep_answers(self, path: Path) -> None:
-        """Keep valid answers in this file, unless `cache` named another one."""
-        self.llm.keep_answers(path)
-
-    def cancel(self) -> None:
-        """End what is being asked in other threads."""
-        for loop, task in list(self._running):
-            loop.call_soon_threadsafe(task.cancel)
-
-    def close(self) -> None:
-        """Close the connections to the model, and the file of answers."""
-        self.llm.close()
 
     def _without_asking(self, pair: Pair) -> Verdict | None:
         """What is plain before anything is paid for: pictures that cannot be read, and copies."""
@@ -166,21 +150,9 @@ class VLMCurator(Curator):
         reason = f"a copy, found without asking: {numbers}"
         return Verdict(keep=False, score=0.0, reason=reason, cost_usd=0.0)
 
-    async def _judge_all(self, pairs: Sequence[Pair]) -> list[Verdict | Stopped]:
-        task = asyncio.current_task()
-        assert task is not None
-        here = (asyncio.get_running_loop(), task)
-        room = asyncio.Semaphore(self.pairs_at_once)  # for the encoded pictures of so many are in memory
-
-        async def judged(pair: Pair) -> Verdict | Stopped:
-            async with room:  # looked at while others' answers are waited for
-                return self._without_asking(pair) or await self._judge(pair)
-
-        self._running.add(here)
-        try:
-            return list(await asyncio.gather(*(judged(pair) for pair in pairs)))
-        finally:
-            self._running.discard(here)
+    async def _judged(self, pair: Pair) -> Verdict | Stopped:
+        """Looked at while others' answers are waited for."""
+        return self._without_asking(pair) or await self._judge(pair)
 
     async def _judge(self, pair: Pair) -> Verdict | Stopped:
         asking = (self._opinion(pair, order, replicate) for order, replicate in self._questions())
@@ -247,16 +219,3 @@ class VLMCurator(Curator):
 def _failed(pair: Pair, error: Exception, cost_usd: float | None = None) -> Verdict:
     logger.warning("A pair of grid %r could not be judged", pair.grid_id, exc_info=error)
     return Verdict(status="failed", reason=f"{type(error).__name__}: {error}", cost_usd=cost_usd)
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raise a TypeError that names an unknown option, and those that there are."""
-    own = [
-        name for name, p in inspect.signature(llm.LLM.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
-    ]
-    unknown = sorted(set(options) - set(own))
-    if unknown:
-        raise TypeError(
-            f"Curator 'vlm' has no argument {unknown[0]!r}. Allowed, beside its own: "
-            f"{', '.join(name for name in own if not name.startswith('api_'))}."
-        )

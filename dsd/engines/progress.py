@@ -1,7 +1,7 @@
 """What a stage shows of its progress."""
 
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -9,12 +9,11 @@ from tqdm import tqdm
 
 from dsd.curators import Curator
 from dsd.data.rows import Judged
-from dsd.llm.ledger import dollars, short
-from dsd.llm.records import Usage
+from dsd.engines.account import Account
 
 T = TypeVar("T")
 
-_RECENT = 256
+_OTHERS = ("refused", "unparsable", "failed")
 
 
 def progress_bar(name: str, total: int, progress: bool, done: int = 0) -> "tqdm[Any]":
@@ -42,64 +41,24 @@ class Gauge(Generic[T]):
 
 
 class VerdictGauge(Gauge[Judged]):
-    """The running yield of a curator, the pairs that it could not judge, and what this call of the stage
-    spends.
-
-    The cost of the whole call is projected from the mean cost of the last verdicts: the first ones of a
-    resumed stage may come from answers that are paid already. A cost that is unknown is shown as such.
+    """The running yield of a curator, the pairs that it could not judge, and the account of its verdicts.
 
     Args:
         curator: with or without a ledger.
     """
 
     def __init__(self, curator: Curator) -> None:
-        self._curator = curator
-        self._before = self._usage
+        self._account = Account(curator.ledger)
         self._statuses: Counter[str] = Counter()
-        self._cost_usd: float | None = 0.0
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._names_costs = False
-
-    @property
-    def _usage(self) -> Usage:
-        return Usage() if self._curator.ledger is None else self._curator.ledger.usage
 
     def add(self, records: Sequence[Judged]) -> None:
         """Verdicts came."""
-        for record in records:
-            self._statuses[record.verdict.status] += 1
-            cost = record.verdict.cost_usd
-            self._names_costs |= cost is not None
-            self._recent.append(cost or 0.0)
-            self._cost_usd = None if cost is None or self._cost_usd is None else self._cost_usd + cost
+        self._statuses.update(record.verdict.status for record in records)
+        self._account.add([record.verdict.cost_usd for record in records])
 
     def shown(self, missing: int) -> dict[str, str]:
         """Yield, other statuses, tokens, and dollars with their projection."""
         accepted, rejected = self._statuses["accepted"], self._statuses["rejected"]
         told = {"yield": f"{accepted / (accepted + rejected):.0%}"} if accepted + rejected else {}
         told |= {name: str(self._statuses[name]) for name in _OTHERS if self._statuses[name]}
-        if self._curator.ledger is None and not self._names_costs:
-            return told
-        usage = self._usage
-        tokens = usage.prompt_tokens + usage.completion_tokens
-        tokens -= self._before.prompt_tokens + self._before.completion_tokens
-        if self._curator.ledger is not None:
-            told["tokens"] = short(tokens)
-        return told | {"cost": self._cost(usage, missing)}
-
-    def _cost(self, usage: Usage, missing: int) -> str:
-        if self._curator.ledger is None:
-            spent = self._cost_usd
-        elif usage.cost_usd is None or self._before.cost_usd is None:
-            spent = None
-        else:
-            spent = usage.cost_usd - self._before.cost_usd
-        if spent is None or self._cost_usd is None:
-            return "unknown" if spent is None else dollars(spent)
-        if not self._recent:
-            return dollars(spent)
-        rest = missing * sum(self._recent) / len(self._recent)
-        return f"{dollars(spent)} of ~{dollars(max(spent, self._cost_usd + rest))}"
-
-
-_OTHERS = ("refused", "unparsable", "failed")
+        return told | self._account.shown(missing)

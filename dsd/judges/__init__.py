@@ -4,15 +4,26 @@ Write your own by deriving from `Judge` (one method, `rate`) and give it a name 
 `@judges.register("name")`, or in your package's entry-point group `dsd.judges`.
 """
 
+from typing import TYPE_CHECKING
+
 from dsd.judges.base import RATING_STATUSES, Case, Judge, Rating, RatingStatus
+from dsd.judges.rubrics import Example, Rubric
 from dsd.registry import Registry
+
+if TYPE_CHECKING:
+    from dsd.judges.recorded import RecordedJudge
+    from dsd.judges.rubric import RubricJudge
 
 __all__ = [
     "RATING_STATUSES",
     "Case",
+    "Example",
     "Judge",
     "Rating",
     "RatingStatus",
+    "RecordedJudge",
+    "Rubric",
+    "RubricJudge",
     "create",
     "get",
     "names",
@@ -21,7 +32,14 @@ __all__ = [
     "spec",
 ]
 
-registry: Registry[Judge] = Registry("judges", base="dsd.judges.base:Judge", builtin={})
+registry: Registry[Judge] = Registry(
+    "judges",
+    base="dsd.judges.base:Judge",
+    builtin={
+        "recorded": "dsd.judges.recorded:RecordedJudge",
+        "rubric": "dsd.judges.rubric:RubricJudge",
+    },
+)
 create = registry.create
 get = registry.get
 names = registry.names

@@ -158,8 +158,7 @@ def _keep(
     try:
         if not isinstance(text, str) or not text.strip():
             raise ValueError("it is empty")
-        if request.schema is not None:
-            parsing.parse(text, request.schema)
+        parsing.value_of(text, request, cut=body["choices"][0].get("finish_reason") == "length")
     except ValueError as error:
         logger.info("An answer of a batch of %s is not valid: %s", provider.model, error)
         return usage

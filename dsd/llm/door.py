@@ -212,8 +212,8 @@ class LLM:
         if found is None:
             return None
         try:
-            value = found["text"] if request.schema is None else parsing.parse(found["text"], request.schema)
-        except ValueError:  # the schema was made stricter by code that its JSON form does not show
+            value = parsing.value_of(found["text"], request)
+        except ValueError:  # the form was made stricter by code that the cache's key does not show
             return None
         self.ledger.cached += 1
         return Answer(value=value, text=found["text"], model=found["model"], cached=True)
@@ -237,7 +237,7 @@ class LLM:
             if reply.refused:
                 raise Refused(f"{provider.model} declined: {reply.text[:300]}", raw=reply.text, usage=usage)
             try:
-                value = _made_sense_of(reply, request)
+                value = parsing.value_of(reply.text, request, reply.cut)
             except ValueError as error:
                 if parsing.is_refusal(reply.text):
                     text = f"{provider.model} declined: {reply.text[:300]}"
@@ -249,7 +249,7 @@ class LLM:
                 if reply.cut:
                     max_tokens *= 2
                 else:
-                    messages += _repair(reply.text, str(error))
+                    messages += _repair(reply.text, str(error), request)
                 continue
             return Answer(value=value, text=reply.text, model=provider.model, usage=usage)
         raise AssertionError("the last turn returns or raises")
@@ -307,18 +307,9 @@ class LLM:
             return reply
 
 
-def _made_sense_of(reply: Reply, request: Request) -> Any:
-    if request.schema is None:
-        return reply.text
-    try:
-        return parsing.parse(reply.text, request.schema)
-    except ValueError as error:
-        cut = f" (cut off: it is longer than {request.max_tokens} tokens)" if reply.cut else ""
-        raise ValueError(f"{error}{cut}") from None
-
-
-def _repair(text: str, problem: str) -> list[dict[str, Any]]:
-    asked = f"Your answer is not valid: {problem}. Answer again with the corrected JSON object alone."
+def _repair(text: str, problem: str, request: Request) -> list[dict[str, Any]]:
+    wanted = "in the form asked for" if request.schema is None else "with the corrected JSON object alone"
+    asked = f"Your answer is not valid: {problem}. Answer again {wanted}."
     return [{"role": "assistant", "content": text[:_REPAIR_CHARS]}, {"role": "user", "content": asked}]
 
 

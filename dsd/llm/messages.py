@@ -22,18 +22,23 @@ class Picture:
     """An image as it is sent.
 
     Attributes:
-        image: of any mode.
+        image: of any mode; transparency is laid over white.
         max_side_px: a larger one is made smaller before it is sent; judges are paid by the pixel.
+        square: bring it to a square of that side instead, whatever its size and shape, as some benchmarks do.
+        quality: of the JPEG, 1 to 95. At the usual 95 its colours have their full resolution; below, half of
+            it, as Pillow does by itself.
     """
 
     image: Image.Image
     max_side_px: int = 512
+    square: bool = False
+    quality: int = 95
 
     def encoded(self) -> bytes:
-        """JPEG without chroma subsampling, at quality 95."""
+        """As a JPEG."""
         image = self._fitted()
         buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=95, subsampling=0)
+        image.save(buffer, format="JPEG", quality=self.quality, subsampling=0 if self.quality >= 95 else 2)
         return buffer.getvalue()
 
     def digest(self) -> str:
@@ -41,8 +46,11 @@ class Picture:
         not meant against forgers, and fast, since an answer from the cache costs little else.
         """
         hashed = xxhash.xxh3_128()
-        hashed.update(f"{self.image.mode} {self.image.size} {self.max_side_px}".encode())
+        form = f" square {self.square} quality {self.quality}" if self.square or self.quality != 95 else ""
+        hashed.update(f"{self.image.mode} {self.image.size} {self.max_side_px}{form}".encode())
         hashed.update(self.image.tobytes())
+        if "transparency" in self.image.info:  # beside the pixels, as palettes and some others have it
+            hashed.update(repr(self.image.info["transparency"]).encode())
         palette = self.image.getpalette() if self.image.mode in ("P", "PA") else None
         if palette is not None:
             hashed.update(bytes(palette))
@@ -50,12 +58,18 @@ class Picture:
 
     def sent_size(self) -> tuple[int, int]:
         """Width and height in which it is sent."""
+        if self.square:
+            return self.max_side_px, self.max_side_px
         width, height = self.image.size
         scale = min(1.0, self.max_side_px / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def _fitted(self) -> Image.Image:
-        image = self.image.convert("RGB")
+        image = self.image
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
         size = self.sent_size()
         return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from dsd.llm.records import described
+from dsd.llm.records import Request, described
 
 _SORRY = re.compile(
     r"^\W*(i['\u2019]?m sorry|i am sorry|sorry|i apologi[sz]e|i can(no|['\u2019])t|i am unable|"
@@ -42,6 +42,28 @@ def parse(text: str, schema: type[BaseModel]) -> BaseModel:
     if not found:
         raise ValueError(problem)
     return found[0]
+
+
+def value_of(text: str, request: Request, cut: bool = False) -> Any:
+    """What an answer says, in the form that was asked for.
+
+    Args:
+        text: the answer.
+        request: what was asked.
+        cut: the limit of tokens ended the answer: what it would have gone on to say may change what it says.
+
+    Raises:
+        ValueError: saying what is wrong, in words that a model can act on.
+    """
+    too_long = f"cut off: it is longer than {request.max_tokens} tokens"
+    if cut and request.read is not None:
+        raise ValueError(too_long)
+    try:
+        if request.schema is not None:
+            return parse(text, request.schema)
+        return text if request.read is None else request.read(text)
+    except ValueError as error:
+        raise ValueError(f"{error} ({too_long})" if cut else str(error)) from None
 
 
 def is_refusal(text: str) -> bool:

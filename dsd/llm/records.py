@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,8 @@ class Request:
         messages: the dialogue so far; the last turn is the user's.
         schema: the pydantic model of the answer; None for plain text. Fields that reason stand before those
             that conclude, since models write in that order.
+        read: makes sense of an answer in plain text: returns its value, or raises a ValueError that says what
+            is wrong with it, in words that a model can act on. None takes every text.
         max_tokens: of the answer.
         temperature: of sampling; None leaves it to the provider, as some models demand.
         version: of the prompt's text, where it does not show in the messages.
@@ -34,6 +36,7 @@ class Request:
 
     messages: Sequence[Message]
     schema: type[BaseModel] | None = None
+    read: Callable[[str], Any] | None = None
     max_tokens: int = 1024
     temperature: float | None = 0.0
     version: str = ""
@@ -101,7 +104,7 @@ class Answer:
     """What a model said.
 
     Attributes:
-        value: an object of the request's schema, or the text.
+        value: an object of the request's schema, what its `read` returned, or the text.
         text: the answer as it came.
         model: which model gave it, the wanted one or a fallback.
         usage: of this answer, repairs and failed tries included; zero if it came from the cache.

@@ -109,6 +109,7 @@ class LLMWriter(PromptWriter):
     Raises:
         FileNotFoundError: if there are no such captions or texts.
         ValueError: if a number is out of range, or captions or texts are damaged.
+        TypeError: if an option is none of `LLM`'s.
         ImportError: if a package of the extra `llm` is not installed.
     """
 
@@ -143,8 +144,7 @@ class LLMWriter(PromptWriter):
         self._captions = None
         if captions is not None:
             self._captions = read_captions(captions, column, split=split, limit=max_captions)
-        self.llm = llm.LLM(model, **options)
-        self.ledger = self.llm.ledger
+        self.llm: llm.LLM = self._ask_by(model, **options)
         self.outcomes: Counter[str] = Counter()
         self._written: list[str] = []
 
@@ -163,14 +163,6 @@ class LLMWriter(PromptWriter):
                 total += self.llm.estimate(look(caption, self._quotas.kinds, self._texts))
             total += self.llm.estimate(self._request(_Slot(index, kind, number), inspired, 0))
         return total.scaled(count / max(1, sampled))
-
-    def keep_answers(self, path: Path) -> None:
-        """Keep the model's answers in this file, unless `cache` names another one."""
-        self.llm.keep_answers(path)
-
-    def close(self) -> None:
-        """Close connections and the cache."""
-        self.llm.close()
 
     def resume(self, written: Iterable[GridPrompt]) -> None:
         """Tell the next `write` which prompts there are: their subjects are not written again, and nothing is
