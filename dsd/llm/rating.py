@@ -28,10 +28,11 @@ _MORE = re.compile(
 _ITEM = re.compile(r"[.)][ \t]+\S")
 _ALONE = re.compile(r"[\s\"'(\[{]*([-\u2212]?)(0|[1-9][0-9]{0,8})[\s\"')\]}.]*", re.ASCII)
 _MAX_CHARS = 100_000
+_MAX_DIGITS = 1000  # of a number that a text may make us read
 
 
 def parse_rating(text: str, low: int = 0, high: int = 4, mode: RatingMode = "strict") -> int | None:
-    """The one whole number that an answer gives as its rating; None where there is none, or a doubt.
+    r"""The one whole number that an answer gives as its rating; None where there is none, or a doubt.
 
     What counts is the number after "score" or "rating" and a colon (or "=", "is", "of"); without that word,
     the number that stands alone on the last line. Markdown, brackets, quotes, tags, JSON and capitals do not
@@ -43,16 +44,16 @@ def parse_rating(text: str, low: int = 0, high: int = 4, mode: RatingMode = "str
         text: the answer.
         low: lowest rating of the scale.
         high: highest rating of the scale.
-        mode: "dreambench++" is the rule of its published code: the digits after "score:" or "Score:", if that
-            is there once. It reads "3.5" and "3/4" as 3, does not look at the scale, and sees no "**Score:**
-            3". Ratings outside the scale are None here.
+        mode: "dreambench++" is the rule of its published code, to compare with: the digits after "score:" or
+            "Score:", if those are there once. It reads "3.5" and "3/4" as 3, does not see "**Score:** 3",
+            and does not look at the scale: "Score: 10" is 10.
 
     Raises:
         ValueError: if `low` is not below `high`, or there is no such mode.
 
     Example:
-        >>> parse_rating("The ears differ.\\n\\n**Score:** 3"), parse_rating('{"score": 2}'), parse_rating("[4]")
-        (3, 2, 4)
+        >>> [parse_rating(x) for x in ("The ears differ.\n\n**Score:** 3", '{"score": 2}', "[4]")]
+        [3, 2, 4]
         >>> [parse_rating(x) for x in ("Score: 3.5", "Score: 3/4", "Score: 2-3", "Score: 10", "two ears")]
         [None, None, None, None, None]
     """
@@ -62,10 +63,9 @@ def parse_rating(text: str, low: int = 0, high: int = 4, mode: RatingMode = "str
         raise ValueError(f"Unknown mode {mode!r}. Allowed: {', '.join(get_args(RatingMode))}.")
     if mode == "dreambench++":
         found = _ORIGINAL.findall(text)
-        values = [int(digits[:12]) for digits in found] if len(found) == 1 else []
-    else:
-        values = _stated(text[-_MAX_CHARS:])
-    value = values[0] if len(set(values)) == 1 else None
+        return int(found[0][:_MAX_DIGITS]) if len(found) == 1 else None
+    values = set(_stated(text[-_MAX_CHARS:]))
+    value = values.pop() if len(values) == 1 else None
     return value if value is not None and low <= value <= high else None
 
 
