@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.data.atomic import sha256_of
-from dsd.studies.curators_pairs import Label, LabelledPairs, csv_rows, meaning
+from dsd.studies.curators_pairs import Label, LabelledPairs, meaning
+from dsd.studies.reading import csv_rows
 from dsd.types import Pair
 
 COLUMNS = {"reference": "reference", "target": "target", "label": "same_subject", "group": "kind"}

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dsd.metrics.functional.correlation import resampled_ranks, varies
+
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 """What a difference between two ratings is: none or one; ranks apart; the distance; distance over sum."""
 
@@ -119,6 +121,54 @@ def alpha_of_sums(n: Tensor, total: Tensor, squares: Tensor, observed: Tensor) -
     if expected <= 1e-14 * n * squares.abs():
         raise ValueError(_ALL_THE_SAME)
     return 1 - observed / expected
+
+
+def resampled_alpha(
+    ratings: Any, weights: Float[Tensor, "resamples items"], level: Level = "interval"
+) -> Float[Tensor, " resamples"]:
+    """Alpha where each item is there so many times, for each row of weights; for intervals.
+
+    Args:
+        ratings: (raters, items), NaN where missing.
+        weights: how often each item is in each resample, a whole number.
+        level: as in `krippendorff_alpha`; "nominal" and "ratio" take much longer.
+
+    Returns:
+        a number for each resample; NaN where it has no value.
+
+    Raises:
+        ValueError: if there is no such level, the shape is another, or a rating is infinite.
+    """
+    check_level(level)
+    table = torch.as_tensor(ratings).detach().double()
+    values, sizes = items_of(table)
+    times = weights[:, (~torch.isnan(table)).sum(0) >= 2].double()
+    item = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+    if level in ("nominal", "ratio"):
+        return torch.stack([_repeated_alpha(values, sizes, row.long(), level) for row in times])
+    each = times[:, item]
+    shown = values.expand_as(each) if level == "interval" else resampled_ranks(values, each)
+    known = varies(shown, each) if len(values) else torch.zeros(len(times), dtype=torch.bool)
+    n = each.sum(1)
+    shown = shown - ((each * shown).sum(1) / n)[:, None]
+    count = sizes.to(values)
+    mean = torch.zeros_like(times).index_add_(1, item, shown) / count
+    within = torch.zeros_like(times).index_add_(1, item, (shown - mean[:, item]) ** 2)
+    observed = (times * 2 * count * within / (count - 1)).sum(1)
+    expected = 2 * (n * (each * shown**2).sum(1) - (each * shown).sum(1) ** 2) / (n - 1)
+    return (1 - observed / expected).where(known, torch.nan)
+
+
+def _repeated_alpha(values: Values, sizes: Sizes, times: Int[Tensor, " items"], level: Level) -> Tensor:
+    rows = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), times)
+    starts = (sizes.cumsum(0) - sizes)[rows]
+    counts = sizes[rows]
+    within = torch.arange(int(counts.sum()), device=sizes.device)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    repeated = values[torch.repeat_interleave(starts, counts) + within - first]
+    if not len(repeated) or repeated.min() == repeated.max():
+        return values.new_tensor(torch.nan)
+    return alpha_of_items(repeated, counts, level)
 
 
 def fisher_z_mean(r: Any, weights: Any = None) -> Float[Tensor, ""]:

@@ -3,7 +3,7 @@
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Kind = Literal["pearson", "spearman", "kendall"]
@@ -65,28 +65,34 @@ def resampled_correlation(
     if kind == "pearson":
         return _pearson(x.expand_as(weights), y.expand_as(weights), weights)
     if kind == "spearman":
-        return _pearson(_ranks(x, weights), _ranks(y, weights), weights)
+        return _pearson(resampled_ranks(x, weights), resampled_ranks(y, weights), weights)
     if kind == "kendall":
         return _kendall(x, y, weights)
     raise ValueError(f"Unknown correlation {kind!r}. Allowed: {', '.join(KINDS)}.")
 
 
 def _pearson(x: Weights, y: Weights, weights: Weights) -> Tensor:
-    varies = _varies(x, weights) & _varies(y, weights)
+    known = varies(x, weights) & varies(y, weights)
     total = weights.sum(1, keepdim=True)
     x, y = (values - (weights * values).sum(1, keepdim=True) / total for values in (x, y))
     spread = [(weights * values**2).sum(1).sqrt() for values in (x, y)]
     found = (weights * x * y).sum(1) / (spread[0] * spread[1])
-    return found.clamp(-1, 1).where(varies, torch.nan)
+    return found.clamp(-1, 1).where(known, torch.nan)
 
 
-def _varies(values: Weights, weights: Weights) -> Tensor:
+def varies(values: Weights, weights: Weights) -> Bool[Tensor, " resamples"]:
+    """Whether the items that are in a resample have more than one value."""
     there = weights > 0
     return values.where(there, -torch.inf).amax(1) > values.where(there, torch.inf).amin(1)
 
 
-def _ranks(values: Column, weights: Weights) -> Weights:
-    """The mean rank of each item in each resample, half a rank below the usual."""
+def resampled_ranks(values: Column, weights: Weights) -> Weights:
+    """The mean rank of each item in each resample, half a rank below the usual.
+
+    Args:
+        values: one number an item.
+        weights: how often each item is in each resample.
+    """
     names, place = torch.unique(values, return_inverse=True)
     counts = weights.new_zeros(len(weights), len(names)).index_add_(1, place, weights)
     return (counts.cumsum(1) - counts / 2)[:, place]
