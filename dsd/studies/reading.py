@@ -1,11 +1,16 @@
-"""Tables that users bring: CSV and Parquet."""
+"""Tables and pictures that users bring."""
 
 import csv
+import os
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
+
+_MAX_PICTURE_BYTES = 100 * 2**20
 
 
 def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -64,3 +69,32 @@ def check_columns(path: Path, found: Collection[str], wanted: Iterable[str]) -> 
             f"{path} has no column {missing[0]!r}. It has: {', '.join(found) or 'none'}. Say which one to "
             "take with `columns`, such as {label: is_same}."
         )
+
+
+def check_inside(folder: Path, name: str) -> None:
+    """Refuse a file's name that leads out of a folder.
+
+    Raises:
+        ValueError: if it does.
+    """
+    root = os.path.abspath(folder)
+    if os.path.commonpath([root, os.path.abspath(folder / name)]) != root:
+        raise ValueError("leads out of the folder")
+
+
+def open_picture(file: Path) -> Image.Image:
+    """The whole picture.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is too large to be one.
+    """
+    if file.stat().st_size > _MAX_PICTURE_BYTES:
+        raise ValueError(f"has {file.stat().st_size:,} bytes, more than {_MAX_PICTURE_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
+            image.load()
+    except (SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(str(error)) from error
+    return image
