@@ -1,12 +1,14 @@
 """From what a judge wrote to the rating in it, or to none: a rating is never guessed."""
 
 import re
-from typing import Literal, get_args
 
-RatingMode = Literal["strict", "dreambench++"]
-"""`strict`: see `parse_rating`. `dreambench++`: the rule of its published code, for comparison only."""
+RatingMode = str
+"""One of `MODES`. `strict`: see `parse_rating`. `dreambench++`: the rule of its published code, for comparison only."""
 
-_ORIGINAL = re.compile(r"(?:score|Score):\s*[a-zA-Z]*\s*(\d+)", re.ASCII)
+MODES: tuple[RatingMode, ...] = ("strict", "dreambench++")
+
+# Its `\s*[a-zA-Z]*\s*` in a form that takes no longer than the text is long.
+_ORIGINAL = re.compile(r"(?:score|Score):\s*(?:[a-zA-Z]+\s*)?(\d+)", re.ASCII)
 _MARKUP = re.compile(r"[*_`#\u200b\ufeff]+|\\(?=[\[\]*_])")
 _TAG = re.compile(r"<(/?)\s*(?:[\w -]{0,40}\b)?(?:score|rating)s?\s*>", re.IGNORECASE)
 _LABEL = r"(?<![^\W_])(?:score|rating)s?\b[\"')\]]{0,3}[ \t]*"
@@ -59,8 +61,8 @@ def parse_rating(text: str, low: int = 0, high: int = 4, mode: RatingMode = "str
     """
     if low >= high:
         raise ValueError(f"A scale goes from `low` up to `high`; got {low} and {high}.")
-    if mode not in get_args(RatingMode):
-        raise ValueError(f"Unknown mode {mode!r}. Allowed: {', '.join(get_args(RatingMode))}.")
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode {mode!r}. Allowed: {', '.join(MODES)}.")
     if mode == "dreambench++":
         found = _ORIGINAL.findall(text)
         return int(found[0][:_MAX_DIGITS]) if len(found) == 1 else None

@@ -1,6 +1,6 @@
 """How far raters agree: Krippendorff's alpha, and the mean of correlations."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dsd.metrics.functional.correlation import resampled_ranks, varies
 
-Level = Literal["nominal", "ordinal", "interval", "ratio"]
-"""What a difference between two ratings is: none or one; ranks apart; the distance; distance over sum."""
+Level = str
+"""One of `LEVELS`, which say what a difference of two ratings is: none or one; ranks apart; the distance; distance over sum."""
 
-LEVELS: tuple[str, ...] = get_args(Level)
+LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval", "ratio")
 
 Values = Float[Tensor, " ratings"]
 Sizes = Int[Tensor, " items"]

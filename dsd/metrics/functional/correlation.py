@@ -1,14 +1,15 @@
 """Correlations of two columns of numbers, plain and in many resamples at once."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Kind = Literal["pearson", "spearman", "kendall"]
+Kind = str
+"""One of `KINDS`."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = ("pearson", "spearman", "kendall")
 _CELLS = 4_000_000  # of a table that is held at once
 
 Column = Float[Tensor, " items"]

@@ -1,7 +1,7 @@
 """What a judge's ratings come to: means by a stated rule, over groups and runs."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from dsd.metrics.functional.gap import check_scale, on_unit_scale
 
-Average = Literal["micro", "macro", "none"]
+Average = str
 """`micro`: every rating counts alike; `macro`: the means of the groups do, or as the weights say; `none`: one
 number a group."""
 
-Product = Literal["product_of_means", "mean_of_products", "mean_geometric"]
+Product = str
 """`product_of_means`: of all CP and of all PF, as DreamBench++; `mean_of_products`: picture by picture;
 `mean_geometric`: the mean of the pictures' square roots of CP times PF, as VIEScore and OmniContext."""
 
-AVERAGES: tuple[str, ...] = get_args(Average)
-PRODUCTS: tuple[str, ...] = get_args(Product)
+AVERAGES: tuple[Average, ...] = ("micro", "macro", "none")
+PRODUCTS: tuple[Product, ...] = ("product_of_means", "mean_of_products", "mean_geometric")
 
 Table = Float[Tensor, "runs groups"]
 
