@@ -3,7 +3,7 @@
 import re
 
 RatingMode = str
-"""One of `MODES`. `strict`: see `parse_rating`. `dreambench++`: the rule of its published code, for comparison only."""
+"""One of `MODES`. `strict`: see `parse_rating`. `dreambench++`: its published rule, to compare with."""
 
 MODES: tuple[RatingMode, ...] = ("strict", "dreambench++")
 

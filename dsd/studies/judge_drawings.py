@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +12,7 @@ from dsd.data.atomic import make_folder, replace_file
 from dsd.studies.judge_results import ALL, JudgeResults
 from dsd.studies.plots import COLOURS, INK, LONGEST_BESIDE, MUTED, PAPER, RULE, Line, dots, labels, lines
 
+_LEAST_ITEMS = 5
 _TITLES = {"spearman": "Spearman's correlation", "alpha": "Krippendorff's alpha"}
 
 
@@ -40,7 +42,7 @@ def drawings(results: JudgeResults) -> dict[str, tuple[str, Markup]]:
     ]
     if series:
         found["by_score"] = (
-            "People's mean rating where a judge's score, from 0 to 1, is so high.",
+            "People's mean rating where a judge's score, from 0 to 1, is so high; of five items or more.",
             lines(
                 series, "score, from 0 to 1", "people's mean rating", description="People's rating by score"
             ),
@@ -96,5 +98,9 @@ def write_png(path: Path, results: JudgeResults) -> Path:
     return path
 
 
-def _by_judge(results: JudgeResults) -> dict[str, list[dict[str, float]]]:
-    return {x.name: [row for row in results.by_score if row["judge"] == x.name] for x in results.judges}
+def _by_judge(results: JudgeResults) -> dict[str, list[dict[str, Any]]]:
+    """The rows of `by_score` that stand for enough items to be drawn."""
+    return {
+        x.name: [row for row in results.by_score if row["judge"] == x.name and row["items"] >= _LEAST_ITEMS]
+        for x in results.judges
+    }

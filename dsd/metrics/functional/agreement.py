@@ -9,7 +9,7 @@ from torch import Tensor
 from dsd.metrics.functional.correlation import resampled_ranks, varies
 
 Level = str
-"""One of `LEVELS`, which say what a difference of two ratings is: none or one; ranks apart; the distance; distance over sum."""
+"""One of `LEVELS`: a difference is none or one; ranks apart; the distance; the distance over the sum."""
 
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval", "ratio")
 
