@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from dsd.metrics.debias_gap import DebiasGap
+    from dsd.metrics.grouped import GroupedMean
     from dsd.metrics.image_similarity import ImageSimilarity
     from dsd.metrics.judge_score import CPPF, ConceptPreservation, JudgeScore, PromptFollowing
     from dsd.metrics.krippendorff_alpha import KrippendorffAlpha
@@ -21,6 +22,7 @@ __all__ = [
     "CPPF",
     "ConceptPreservation",
     "DebiasGap",
+    "GroupedMean",
     "ImageSimilarity",
     "JudgeScore",
     "KrippendorffAlpha",
@@ -41,6 +43,7 @@ registry: "Registry[Metric]" = Registry(
         "concept_preservation": "dsd.metrics.judge_score:ConceptPreservation",
         "cp_pf": "dsd.metrics.judge_score:CPPF",
         "debias_gap": "dsd.metrics.debias_gap:DebiasGap",
+        "grouped_mean": "dsd.metrics.grouped:GroupedMean",
         "image_similarity": "dsd.metrics.image_similarity:ImageSimilarity",
         "judge_score": "dsd.metrics.judge_score:JudgeScore",
         "krippendorff_alpha": "dsd.metrics.krippendorff_alpha:KrippendorffAlpha",

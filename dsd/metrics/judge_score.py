@@ -9,21 +9,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dsd.metrics.functional.gap import check_scale, on_unit_scale
-from dsd.metrics.functional.ratings import (
-    PRODUCTS,
-    Average,
-    Product,
-    check_rule,
-    cp_pf,
-    rating_sums,
-    score_of_sums,
-)
+from dsd.metrics.functional.grouped import Average
+from dsd.metrics.functional.ratings import PRODUCTS, Product, cp_pf, rating_sums, score_of_sums
+from dsd.metrics.grouped import GroupedMean
 from dsd.metrics.keys import check_once, hashed, joined, listed
 
-_ALL = "all"
 
-
-class JudgeScore(Metric):
+class JudgeScore(GroupedMean):
     """The mean rating on a scale from 0 to 1, over groups and runs, with what is missing; see
     `dsd.metrics.functional.judge_score`.
 
@@ -51,14 +43,8 @@ class JudgeScore(Metric):
         (tensor(0.3068), tensor(3), tensor(1))
     """
 
-    is_differentiable: bool = False
-    higher_is_better: bool = True
-    full_state_update: bool = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-    sums: Tensor
-    counts: Tensor
-    missing: Tensor
 
     def __init__(
         self,
@@ -70,23 +56,14 @@ class JudgeScore(Metric):
         runs: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(groups, average, weights, nan_policy="skip", **kwargs)
         check_scale(low, high)
-        self.groups = [_ALL] if groups is None else list(groups)
-        if not self.groups or len(set(self.groups)) != len(self.groups):
-            raise ValueError(f"Give one or more groups, each once; got {self.groups}.")
-        if strange := sorted(set(weights or {}) - set(self.groups)):
-            raise ValueError(
-                f"There is a weight of {strange[0]!r}, which is no group: {', '.join(self.groups)}."
-            )
         if runs < 1:
             raise ValueError(f"`runs` must be at least 1; got {runs}.")
-        self.weights = None if weights is None else [float(weights.get(name, 0.0)) for name in self.groups]
-        check_rule(average, self.weights, len(self.groups))
-        self.average, self.low, self.high, self.runs = average, low, high, runs
-        for name in ("sums", "counts", "missing"):
-            empty = torch.zeros(runs, len(self.groups), dtype=torch.float64)
-            self.add_state(name, empty, dist_reduce_fx="sum")
+        self.low, self.high, self.runs = low, high, runs
+        for name, kind in (("sums", torch.float64), ("counts", torch.int64), ("missing", torch.int64)):
+            empty = torch.zeros(runs, len(self.groups), dtype=kind)
+            self.add_state(name, empty, dist_reduce_fx="sum")  # in place of those without runs
 
     def update(self, ratings: Any, groups: Any = None, runs: Any = 0) -> None:
         """Add ratings.
@@ -101,23 +78,14 @@ class JudgeScore(Metric):
                 run.
         """
         values = torch.as_tensor(ratings, device=self.device).flatten()
-        if groups is None and len(self.groups) > 1:
-            raise ValueError(f"Say which group each rating is of: {', '.join(self.groups)}.")
-        names = listed(self.groups[0] if groups is None else groups, len(values), "groups")
-        if strange := [name for name in names if name not in self.groups]:
-            raise ValueError(f"There is no group {strange[0]!r}. Known: {', '.join(self.groups)}.")
-        numbers = torch.tensor([self.groups.index(str(name)) for name in names], dtype=torch.int64)
-        of_run = torch.tensor(listed(runs, len(values), "runs"), dtype=torch.int64)
-        added = rating_sums(
-            values,
-            numbers.to(values.device),
-            of_run.to(values.device),
-            low=self.low,
-            high=self.high,
-            shape=(self.runs, len(self.groups)),
+        numbers = self.numbers_of(groups, len(values)).to(values.device)
+        of_run = torch.tensor(listed(runs, len(values), "runs"), dtype=torch.int64, device=values.device)
+        shape = (self.runs, len(self.groups))
+        added = rating_sums(values, numbers, of_run, low=self.low, high=self.high, shape=shape)
+        self.sums, self.counts, self.missing = (
+            state + more.to(state)
+            for state, more in zip((self.sums, self.counts, self.missing), added, strict=True)
         )
-        for state, more in zip((self.sums, self.counts, self.missing), added, strict=True):
-            state += more.to(state)
 
     def compute(self) -> dict[str, Tensor]:
         """What `dsd.metrics.functional.judge_score` returns; the groups are in the order of `groups`.
@@ -126,23 +94,14 @@ class JudgeScore(Metric):
             ValueError: if a run has no rating, or "macro" meets a group without one.
         """
         found = score_of_sums(
-            *(x.double() for x in (self.sums, self.counts, self.missing)),
+            self.sums.double(),
+            self.counts,
+            self.missing,
             average=self.average,
             weights=self.weights,
             names=self.groups,
         )
         return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
-
-    def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:
-        """Draw the score, and the groups': what was computed now, one result, or several over time."""
-        shown = self.compute() if val is None else val
-        if isinstance(shown, dict):
-            return self._plot(self._drawn(shown), ax)
-        return self._plot([self._drawn(x) for x in shown], ax)
-
-    def _drawn(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
-        groups = dict(zip(self.groups, result["score_by_group"], strict=True)) if len(self.groups) > 1 else {}
-        return groups if self.average == "none" else {"score": result["score"], **groups}
 
 
 class ConceptPreservation(JudgeScore):

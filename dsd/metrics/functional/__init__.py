@@ -5,6 +5,7 @@ from dsd.metrics.functional.agreement import fisher_z_mean, krippendorff_alpha
 from dsd.metrics.functional.alignment import human_alignment
 from dsd.metrics.functional.correlation import correlation
 from dsd.metrics.functional.gap import debias_gap
+from dsd.metrics.functional.grouped import grouped_mean
 from dsd.metrics.functional.image_similarity import image_similarity
 from dsd.metrics.functional.ratings import cp_pf, judge_score
 
@@ -13,6 +14,7 @@ __all__ = [
     "cp_pf",
     "debias_gap",
     "fisher_z_mean",
+    "grouped_mean",
     "human_alignment",
     "image_similarity",
     "judge_score",

@@ -8,19 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsd.metrics.functional.gap import check_scale, on_unit_scale
-
-Average = str
-"""`micro`: every rating counts alike; `macro`: the means of the groups do, or as the weights say; `none`: one
-number a group."""
+from dsd.metrics.functional.grouped import Average, group_numbers, group_sums, mean_of_sums
 
 Product = str
 """`product_of_means`: of all CP and of all PF, as DreamBench++; `mean_of_products`: picture by picture;
 `mean_geometric`: the mean of the pictures' square roots of CP times PF, as VIEScore and OmniContext."""
 
-AVERAGES: tuple[Average, ...] = ("micro", "macro", "none")
 PRODUCTS: tuple[Product, ...] = ("product_of_means", "mean_of_products", "mean_geometric")
 
-Table = Float[Tensor, "runs groups"]
+Sums = Float[Tensor, "runs groups"]
+Counts = Int[Tensor, "runs groups"]
 
 
 def judge_score(
@@ -44,7 +41,7 @@ def judge_score(
         runs: (n,) number of each one's run, from 0; all in one by default.
         low: lowest rating of the scale.
         high: highest rating of the scale.
-        average: see `Average`.
+        average: "micro", "macro" or "none", see `dsd.metrics.functional.grouped_mean`.
         weights: of the groups, for "macro"; all alike by default. Pass what the groups should count, such as
             how many pictures a benchmark has of each: DreamBench++'s categories have 45, 20, 65 and 20.
 
@@ -74,7 +71,7 @@ def rating_sums(
     low: float = 0.0,
     high: float = 4.0,
     shape: tuple[int, int] | None = None,
-) -> tuple[Table, Table, Table]:
+) -> tuple[Sums, Counts, Counts]:
     """Sums of ratings on a scale from 0 to 1, and how many are there and missing, by run and group.
 
     Args:
@@ -90,26 +87,21 @@ def rating_sums(
     """
     check_scale(low, high)
     values = on_unit_scale(torch.as_tensor(ratings).detach().double().flatten(), low, high)
-    of_group, of_run = (_numbers(x, values, what) for x, what in ((groups, "groups"), (runs, "runs")))
+    of_group, of_run = (group_numbers(x, len(values), values.device) for x in (groups, runs))
     if shape is None:
         shape = (int(of_run.max()) + 1, int(of_group.max()) + 1) if len(values) else (1, 1)
     for numbers, size, what in ((of_run, shape[0], "run"), (of_group, shape[1], "group")):
-        if ((numbers < 0) | (numbers >= size)).any():
-            wrong = int(numbers[(numbers < 0) | (numbers >= size)][0])
-            raise ValueError(f"There is no {what} {wrong}; there are {size}, counted from 0.")
-    given = ~torch.isnan(values)
+        if (strange := numbers[(numbers < 0) | (numbers >= size)]).numel():
+            raise ValueError(f"There is no {what} {int(strange[0])}; there are {size}, counted from 0.")
     cell = of_run * shape[1] + of_group
-    tables = [
-        values.new_zeros(shape[0] * shape[1]).index_add_(0, cell, column).reshape(shape)
-        for column in (values.nan_to_num(), given.to(values), (~given).to(values))
-    ]
-    return tables[0], tables[1], tables[2]
+    sums, counts, missing = group_sums(values, cell, num_groups=shape[0] * shape[1], nan_policy="skip")
+    return sums.reshape(shape), counts.reshape(shape), missing.reshape(shape)
 
 
 def score_of_sums(
-    sums: Table,
-    counts: Table,
-    missing: Table,
+    sums: Sums,
+    counts: Counts,
+    missing: Counts,
     *,
     average: Average = "micro",
     weights: Sequence[float] | None = None,
@@ -120,77 +112,35 @@ def score_of_sums(
     Raises:
         ValueError: as `judge_score`.
     """
-    by_group = [over_runs(column) for column in (sums / counts).T]
-    if average == "none":
-        check_rule(average, weights, sums.shape[1])
-        score, std = torch.stack([x[0] for x in by_group]), torch.stack([x[1] for x in by_group])
-    else:
-        score, std = over_runs(averaged(sums, counts, average, weights, names))
+    by_run = [
+        mean_of_sums(
+            *(x[run] for x in (sums, counts, missing)), average=average, weights=weights, names=names
+        )
+        for run in _runs_with_ratings(counts)
+    ]
+    found: dict[str, Tensor] = {}
+    for name in ("score", "score_by_group"):
+        mean, std = over_runs(torch.stack([result[name] for result in by_run]))
+        found |= {name: mean, name.replace("score", "std"): std}
     return {
-        "score": score,
-        "std": std,
-        "score_by_group": torch.stack([mean for mean, _ in by_group]),
-        "std_by_group": torch.stack([spread for _, spread in by_group]),
-        "n": counts.sum().long(),
-        "missing": missing.sum().long(),
-        "n_by_group": counts.sum(0).long(),
-        "missing_by_group": missing.sum(0).long(),
+        **found,
+        "n": counts.sum(),
+        "missing": missing.sum(),
+        "n_by_group": counts.sum(0),
+        "missing_by_group": missing.sum(0),
         "runs": torch.tensor(len(sums)),
     }
 
 
-def averaged(
-    sums: Table,
-    counts: Table,
-    average: Average = "micro",
-    weights: Sequence[float] | None = None,
-    names: Sequence[str] | None = None,
-) -> Float[Tensor, " runs"]:
-    """The mean of each run by a rule.
-
-    Raises:
-        ValueError: if a run has no rating, or "macro" meets a group that has none in a run and a weight.
-    """
-    check_rule(average, weights, sums.shape[1])
-    if not (empty := counts.sum(1) == 0).logical_not().all():
+def _runs_with_ratings(counts: Counts) -> range:
+    if (empty := counts.sum(1) == 0).any():
         raise ValueError(f"Run {int(empty.nonzero()[0])} has no rating at all, so that it has no mean.")
-    if average == "micro":
-        return sums.sum(1) / counts.sum(1)
-    shares = torch.tensor([1.0] * sums.shape[1] if weights is None else list(weights)).to(sums)
-    without = (counts == 0) & (shares > 0)
-    if without.any():
-        run, group = (int(i) for i in without.nonzero()[0])
-        name = repr(names[group]) if names else str(group)
-        raise ValueError(
-            f"The group {name} has no rating in run {run}: a mean over the other groups would be of other "
-            "pictures. Rate it, give it the weight 0, or average='micro'."
-        )
-    means = torch.where(counts > 0, sums / counts, 0.0)
-    return means @ shares / shares.sum()
+    return range(len(counts))
 
 
-def check_rule(average: str, weights: Sequence[float] | None, num_groups: int) -> None:
-    """Refuse a rule of averaging that there is not, or weights that do not go with it.
-
-    Raises:
-        ValueError: saying which.
-    """
-    if average not in AVERAGES:
-        raise ValueError(f"Unknown `average` {average!r}. Allowed: {', '.join(AVERAGES)}.")
-    if weights is None:
-        return
-    if average != "macro":
-        raise ValueError(f"Weights are of groups' means, so they go with average='macro', not {average!r}.")
-    finite = all(0 <= weight < float("inf") for weight in weights)
-    if len(weights) != num_groups or not finite or not sum(weights) > 0:
-        raise ValueError(
-            f"Give each of the {num_groups} groups a weight of 0 or more, not all 0; got {list(weights)}."
-        )
-
-
-def over_runs(values: Float[Tensor, " runs"]) -> tuple[Tensor, Tensor]:
+def over_runs(values: Float[Tensor, "runs *groups"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (over n - 1) of the runs; the latter is NaN with one run."""
-    return values.mean(), values.std() if len(values) > 1 else values.new_tensor(torch.nan)
+    return values.mean(0), values.std(0) if len(values) > 1 else torch.full_like(values[0], torch.nan)
 
 
 def cp_pf(
@@ -242,15 +192,15 @@ def cp_pf(
             f"Got {len(first)} ratings of concept preservation and {len(second)} of prompt following; give "
             "one of each a picture."
         )
-    of_run = _numbers(runs, first, "runs")
-    means = [averaged(*rating_sums(x, None, of_run, low=0, high=1)[:2]) for x in (first, second)]
+    of_run = group_numbers(runs, len(first), first.device)
+    means = [_means(x, of_run) for x in (first, second)]
     by_run = means[0] * means[1]
     score, std = over_runs(by_run)
     if rule == "product_of_means":
         score = means[0].mean() * means[1].mean()
     else:
         each = first * second if rule == "mean_of_products" else (first * second).sqrt()
-        score, std = over_runs(averaged(*rating_sums(each, None, of_run, low=0, high=1)[:2]))
+        score, std = over_runs(_means(each, of_run))
     gone = [torch.isnan(x) for x in (first, second)]
     return {
         "cp_pf": score,
@@ -264,10 +214,7 @@ def cp_pf(
     }
 
 
-def _numbers(numbers: Any, values: Tensor, what: str) -> Int[Tensor, " n"]:
-    if numbers is None:
-        return torch.zeros(len(values), dtype=torch.int64, device=values.device)
-    found = torch.as_tensor(numbers, device=values.device).detach().flatten().long()
-    if len(found) != len(values):
-        raise ValueError(f"Got {len(found)} numbers of {what} for {len(values)} ratings; give one for each.")
-    return found
+def _means(values: Float[Tensor, " n"], of_run: Int[Tensor, " n"]) -> Float[Tensor, " runs"]:
+    sums, counts, _ = rating_sums(values, None, of_run, low=0, high=1)
+    _runs_with_ratings(counts)
+    return sums[:, 0] / counts[:, 0]
