@@ -1,21 +1,28 @@
 """Studies from the command line."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-_SHARED = frozenset({"question", "out", "batch_size", "workers", "progress"})
-_OF_CURATORS = frozenset(
-    {
-        *("pairs", "curators", "labels", "columns", "images", "subjects", "hard", "retry_failed", "mistakes"),
-        *("resamples", "seed"),
-    }
-)
+_SHARED = frozenset({"question", "out", "progress"})
+_OF_BOTH = frozenset({"columns", "images", "retry_failed", "resamples", "seed"})
+_OF_CURATORS = _OF_BOTH | {
+    "pairs",
+    "curators",
+    "labels",
+    "subjects",
+    "hard",
+    "mistakes",
+    "batch_size",
+    "workers",
+}
+_OF_JUDGES = _OF_BOTH | {"ratings", "judges", "low", "high", "level", "repeats", "batch_size"}
+_NEEDED = {"architectures": "run", "curators": "pairs", "judge": "ratings"}
 
 
 def study(
-    question: Literal["architectures", "curators"],
+    question: Literal["architectures", "curators", "judge"],
     out: str,
     run: str | None = None,
     base: str | Mapping[str, Any] = "mini",
@@ -41,26 +48,32 @@ def study(
     pairs: str | None = None,
     curators: str | Sequence[Any] | Mapping[str, Any] = "heuristic,histogram,embedding",
     labels: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: str | Mapping[str, Any] | None = None,
     images: str | None = None,
     subjects: str | None = None,
     hard: str | None = None,
     retry_failed: bool = False,
     mistakes: int = 24,
+    ratings: str | None = None,
+    judges: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    level: Literal["nominal", "ordinal", "interval", "ratio"] | None = None,
+    repeats: int = 1,
     resamples: int = 2000,
     seed: int = 0,
     workers: int = 2,
     progress: bool = True,
 ) -> str:
-    """Answer a question: which way of conditioning keeps a character best (`architectures`), or how well does
-    each curator decide (`curators`)?
+    """Answer a question: which way of conditioning keeps a character best (`architectures`), how well does
+    each curator decide (`curators`), or how far does a judge or metric agree with people (`judge`)?
 
     `architectures` trains and judges many students of the small world, at equal steps and at equal compute.
-    `curators` lets curators judge labelled pairs. Both write `report.html`, `report.md`, CSV files and
-    drawings; stopped at any moment, the same command goes on.
+    `curators` lets curators judge labelled pairs. `judge` compares judges' scores with people's ratings. All
+    write `report.html`, `report.md`, CSV files and drawings; stopped at any moment, the same command goes on.
 
     Args:
-        question: which study: architectures or curators.
+        question: which study: architectures, curators or judge.
         out: the folder of the study.
         run: architectures: a run of the small world with judged pairs.
         base: architectures: what all students start from: "mini", a folder or a spec.
@@ -74,7 +87,7 @@ def study(
         policy: architectures: which pairs to train on: the name of a curator, or a policy.
         references: architectures: held-out characters; fewer in less than an hour.
         scenes: architectures: how many new scenes of each.
-        batch_size: pairs a training step, or pairs given to a curator at once.
+        batch_size: pairs a training step, or pairs given to a curator or items to a judge at once.
         lr: architectures: learning rate, constant after the warm-up; or one for each backend by its name, and
             "others".
         warmup_steps: architectures: steps over which it rises.
@@ -91,34 +104,48 @@ def study(
             renderer draws, or a run (of the small world, or with `labels`).
         curators: curators: names joined by commas, a list of names and specs, or `{NAME: spec}`.
         labels: curators: what people said of a run's pairs: a file with the columns pair_id and label.
-        columns: curators: names of the table's columns where they differ, such as `{label: is_same}`.
-        images: curators: the folder that a CSV file's paths start from.
+        columns: curators: names of the table's columns where they differ, such as `{label: is_same}`. judge:
+            the table's columns, such as `{people: [rater_1, rater_2], group: method, scores: {gpt: [a, b]}}`,
+            or "imagenhub".
+        images: curators, judge: the folder that a table's paths start from.
         subjects: curators: a CSV file with the columns image and subject.
         hard: curators: the group of the hard negatives; one that begins with "same class" by default.
-        retry_failed: curators: judge those pairs again whose verdict is "failed".
+        retry_failed: curators, judge: ask again where the answer is "failed".
         mistakes: curators: how many mistakes of each kind to show of each curator.
-        resamples: curators: of the bootstrap for intervals.
-        seed: curators: of the bootstrap.
+        ratings: judge: a CSV or Parquet file of people's ratings, a row an item, or "imagenhub" for those
+            that come with dsd.
+        judges: judge: to be asked: names joined by commas, a list of names and specs, or `{NAME: spec}`.
+            Scores that the table holds stand beside them.
+        low: judge: lowest rating of the people's scale; the lowest that was given by default.
+        high: judge: highest rating of it; the highest that was given by default.
+        level: judge: what people's numbers mean, for alpha: interval by default, ordinal for ImagenHub.
+        repeats: judge: how often a judge is asked about each item.
+        resamples: curators, judge: of the bootstrap for intervals.
+        seed: curators, judge: of the bootstrap.
         workers: processes that measure pictures.
         progress: show progress bars and the tables on stderr.
 
     Raises:
         ValueError: if the folder was begun with other arguments, a number is out of range, or an option
-            belongs to the other question.
+            belongs to another question.
     """
     given = dict(locals())
     defaults = {name: p.default for name, p in inspect.signature(study).parameters.items()}
-    own = {name: given[name] for name in defaults if (name in _OF_CURATORS) == (question == "curators")}
-    own |= {name: given[name] for name in _SHARED - {"question", "out"}}
-    foreign = [name for name in defaults if name not in own and name not in _SHARED]
+    options = {"curators": _OF_CURATORS, "judge": _OF_JUDGES}
+    known = options.get(question, set(defaults) - (_OF_CURATORS | _OF_JUDGES) | {"batch_size", "workers"})
+    foreign = [name for name in defaults if name not in known and name not in _SHARED]
     if wrong := [name for name in foreign if given[name] != defaults[name]]:
         raise ValueError(f"--{wrong[0]} is no option of `dsd study {question}`.")
-    needed = "pairs" if question == "curators" else "run"
+    needed = _NEEDED[question]
     if given[needed] is None:
         raise ValueError(f"--{needed} must be given. See dsd study --help.")
     from dsd import studies
 
-    answer = studies.compare_curators if question == "curators" else studies.compare_architectures
-    source = own.pop(needed)
-    answer(source, out, **{name: value for name, value in own.items() if name not in ("question", "out")})
+    answers: dict[str, Callable[..., Any]] = {
+        "architectures": studies.compare_architectures,
+        "curators": studies.compare_curators,
+        "judge": studies.compare_judges,
+    }
+    own = {name: given[name] for name in defaults if name in known | {"progress"}}
+    answers[question](own.pop(needed), out, **own)
     return str(Path(out).expanduser() / "report.html")

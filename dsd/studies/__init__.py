@@ -2,7 +2,8 @@
 
 `compare_architectures` trains one student for each way of conditioning and seed, on the same pairs, and asks
 which keeps a character best. `compare_curators` lets any curators judge labelled pairs, and asks how well
-they decide.
+they decide. `compare_judges` puts judges' and metrics' scores beside people's ratings, and asks how far they
+agree.
 """
 
 import importlib
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dsd.studies.curators import compare_curators
     from dsd.studies.curators_pairs import Label, LabelledPairs
     from dsd.studies.folder import Cell, StudyFolder
+    from dsd.studies.judge import compare_judges
+    from dsd.studies.judge_ratings import RatedItems, Scores
     from dsd.studies.tables import Column, Table
 
 __all__ = [
@@ -20,10 +23,13 @@ __all__ = [
     "Column",
     "Label",
     "LabelledPairs",
+    "RatedItems",
+    "Scores",
     "StudyFolder",
     "Table",
     "compare_architectures",
     "compare_curators",
+    "compare_judges",
 ]
 
 _MODULE_OF_NAME = {
@@ -31,10 +37,13 @@ _MODULE_OF_NAME = {
     "Column": "tables",
     "Label": "curators_pairs",
     "LabelledPairs": "curators_pairs",
+    "RatedItems": "judge_ratings",
+    "Scores": "judge_ratings",
     "StudyFolder": "folder",
     "Table": "tables",
     "compare_architectures": "architectures",
     "compare_curators": "curators",
+    "compare_judges": "judge",
 }
 
 

@@ -13,7 +13,8 @@ from dsd.studies.curators_pairs import LabelledPairs, of_people, of_small_world
 from dsd.studies.curators_rendered import of_renderer
 from dsd.studies.curators_report import Report
 from dsd.studies.curators_results import Results, Verdicts
-from dsd.studies.curators_verdicts import CuratorsLike, check_specs, entries, judge_missing
+from dsd.studies.curators_verdicts import CuratorsLike, entries, judge_missing
+from dsd.studies.entries import check_specs
 from dsd.studies.folder import StudyFolder
 
 MINI = "mini"

@@ -1,15 +1,12 @@
 """Labelled pairs from a table of image files."""
 
 import hashlib
-import os
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from PIL import Image
-
 from dsd.data.atomic import sha256_of
-from dsd.studies.curators_pairs import Label, LabelledPairs, csv_rows, meaning
+from dsd.studies.curators_pairs import Label, LabelledPairs, meaning
+from dsd.studies.reading import check_inside, csv_rows, open_picture
 from dsd.types import Pair
 
 COLUMNS = {"reference": "reference", "target": "target", "label": "same_subject", "group": "kind"}
@@ -18,7 +15,6 @@ may be named too; else the table of subjects says whom a picture shows."""
 
 _KEYS = (*COLUMNS, "reference_subject", "target_subject")
 _HARD = "same class"
-_MAX_FILE_BYTES = 100 * 2**20
 _SHOWN = 3
 
 
@@ -96,7 +92,10 @@ def of_table(
         for pair_id, (reference, target) in files.items():
             if pair_id in wanted:  # without its subject, which would tell a judge who reads it the label
                 pair = Pair(
-                    reference=_opened(reference), target=_opened(target), kind="object", source=source
+                    reference=open_picture(reference),
+                    target=open_picture(target),
+                    kind="object",
+                    source=source,
                 )
                 yield pair_id, pair
 
@@ -144,8 +143,8 @@ def _digests(path: Path, folder: Path, names: Collection[str]) -> dict[str, str]
     found, problems = {}, []
     for name in dict.fromkeys(names):
         try:
-            _check_inside(folder, name)
-            _opened(folder / name)
+            check_inside(folder, name)
+            open_picture(folder / name)
             found[name] = sha256_of(folder / name)
         except (OSError, ValueError) as error:
             problems.append(f"{name}: {error.strerror if isinstance(error, FileNotFoundError) else error}")
@@ -156,27 +155,3 @@ def _digests(path: Path, folder: Path, names: Collection[str]) -> dict[str, str]
             f"{more}. Paths start from {folder}; give another folder as `images`."
         )
     return found
-
-
-def _check_inside(folder: Path, name: str) -> None:
-    root = os.path.abspath(folder)
-    if os.path.commonpath([root, os.path.abspath(folder / name)]) != root:
-        raise ValueError("leads out of the folder")
-
-
-def _opened(file: Path) -> Image.Image:
-    """The whole picture.
-
-    Raises:
-        OSError, ValueError: if it cannot be read, or is too large to be one.
-    """
-    if file.stat().st_size > _MAX_FILE_BYTES:
-        raise ValueError(f"has {file.stat().st_size:,} bytes, more than {_MAX_FILE_BYTES:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-            image.load()
-    except (SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(str(error)) from error
-    return image

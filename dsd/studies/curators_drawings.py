@@ -13,14 +13,10 @@ from matplotlib.figure import Figure
 from dsd.data.atomic import make_folder, replace_file
 from dsd.studies.curators_results import ALL, HARD, Results
 from dsd.studies.curators_scores import Curves
-from dsd.studies.plots import Line, dots, lines
+from dsd.studies.plots import COLOURS, INK, LONGEST_BESIDE, MUTED, PAPER, RULE, Line, dots, labels, lines
 
-_PAPER, _INK, _MUTED, _RULE = "#f8f6f1", "#23211d", "#6b655b", "#e3ddd1"
-_COLOURS = ("#0b7566", "#b4470f", "#5a4fb0", "#a3266b", "#2f6fb3", "#7a6a00", "#4d5b66")
 _MOST_POINTS = 400
 _LEAST_THRESHOLDS = 5  # fewer are no curve
-_LONGEST_NAME = 44
-_LONGEST_BESIDE = 20  # letters that have room beside a row of `dots`
 PART_NAMES = {ALL: "all pairs", HARD: "hard negatives"}
 
 
@@ -28,8 +24,8 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
     """For the page, by name, with captions; a drawing that no curator has a score for is left out."""
     found: dict[str, tuple[str, Markup]] = {}
     points: dict[str, dict[str, tuple[float, float, float]]] = {}
-    names = _labels(results, _LONGEST_NAME)
-    beside = _labels(results, _LONGEST_BESIDE)
+    names = labels([x.entry.name for x in results.verdicts])
+    beside = labels([x.entry.name for x in results.verdicts], LONGEST_BESIDE)
     for part in results.parts:
         for row in results.scores[part]:
             if (value := row["auroc"]) is not None:
@@ -91,23 +87,23 @@ def write_png(path: Path, results: Results) -> Path | None:
     if not curves[ALL]:
         return None
     rows = len(results.parts)
-    names = _labels(results, _LONGEST_NAME)
-    figure = Figure(figsize=(9.2, 3.9 * rows + 0.3), dpi=110, facecolor=_PAPER, layout="constrained")
+    names = labels([x.entry.name for x in results.verdicts])
+    figure = Figure(figsize=(9.2, 3.9 * rows + 0.3), dpi=110, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 2, squeeze=False)
     for i, part in enumerate(results.parts):
         values = {row["curator"]: row["auroc"] for row in results.scores[part]}
         left, right = axes[i]
         for number, (name, curve) in enumerate(curves[part].items()):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             x, y = np.array(_roc(curve)).T
             left.plot(x, y, color=colour, lw=1.8, label=f"{values[name]:.2f}  {names[name]}")
             right.plot(curve.recall, curve.precision, color=colour, lw=1.8)
         for row in results.scores[part]:
             if row["curator"] in curves[part] and row["precision"] is not None and row["recall"] is not None:
-                colour = _COLOURS[list(curves[part]).index(row["curator"]) % len(_COLOURS)]
-                right.plot([row["recall"]], [row["precision"]], "o", color=colour, ms=6, mec=_PAPER, zorder=3)
-        left.plot([0, 1], [0, 1], color=_MUTED, lw=0.9, ls=(0, (3, 3)))
+                colour = COLOURS[list(curves[part]).index(row["curator"]) % len(COLOURS)]
+                right.plot([row["recall"]], [row["precision"]], "o", color=colour, ms=6, mec=PAPER, zorder=3)
+        left.plot([0, 1], [0, 1], color=MUTED, lw=0.9, ls=(0, (3, 3)))
         _dress(left, f"ROC, {PART_NAMES[part]}", "accepted of different subjects", "accepted of the same")
         _dress(right, f"Precision and recall, {PART_NAMES[part]}", "recall", "precision")
         legend = left.legend(title="AUROC", loc="lower right", frameon=False, fontsize=8, title_fontsize=8)
@@ -115,29 +111,10 @@ def write_png(path: Path, results: Results) -> Path | None:
         for text in legend.get_texts():
             text.set_parse_math(False)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": None})
+    figure.savefig(buffer, format="png", facecolor=PAPER, metadata={"Software": None})
     make_folder(path.parent)
     replace_file(path, buffer.getvalue())
     return path
-
-
-def short(name: str, letters: int = _LONGEST_NAME) -> str:
-    """A curator's name as far as a drawing has room for it: its beginning and its end."""
-    if len(name) <= letters:
-        return name
-    half = (letters - 1) // 2
-    return f"{name[: letters - 1 - half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
-
-
-def _labels(results: Results, letters: int) -> dict[str, str]:
-    """The curators' names as a drawing shows them, by their whole names; no two are alike."""
-    found: dict[str, str] = {}
-    for number, x in enumerate(results.verdicts, 1):
-        name, mark = short(x.entry.name, letters), f" ({number})"
-        if name in found.values():
-            name = short(x.entry.name, letters - len(mark)) + mark
-        found[x.entry.name] = name
-    return found
 
 
 def _roc(curve: Curves) -> list[tuple[float, float]]:
@@ -162,12 +139,12 @@ def _decided(results: Results, name: str, curve: Curves) -> list[Line]:
 
 
 def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), facecolor=_PAPER)
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel(x_label, fontsize=8.5, color=_MUTED)
-    axes.set_ylabel(y_label, fontsize=8.5, color=_MUTED)
-    axes.grid(color=_RULE, lw=0.8)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), facecolor=PAPER)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(x_label, fontsize=8.5, color=MUTED)
+    axes.set_ylabel(y_label, fontsize=8.5, color=MUTED)
+    axes.grid(color=RULE, lw=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, labelsize=8, length=0)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
     for side in axes.spines.values():
         side.set_visible(False)

@@ -1,6 +1,5 @@
 """Labelled pairs: what curators are judged by, from photographs, from the small world or from people."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -8,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from dsd.data.store import Run
 from dsd.evaluation.measuring import measure_all
 from dsd.mini.measure import SAME, Measurement, identity
+from dsd.studies.reading import table_rows
 from dsd.types import Pair, image_digest
 
 _YES = frozenset({"1", "true", "yes", "same"})
@@ -217,46 +215,5 @@ def _label_rows(path: Path, pair_id: str, label: str) -> Iterator[tuple[int, str
     """(number, pair id, label) of every row, from 1."""
     if not path.exists():
         raise FileNotFoundError(f"There are no labels in {path}: no such file. Check the path.")
-    if path.suffix.lower() == ".csv":
-        for line, row in csv_rows(path, (pair_id, label)):
-            yield line - 1, row[pair_id], row[label]
-        return
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is neither Parquet nor called .csv: {str(error).splitlines()[0]} Give a table of labels."
-        ) from error
-    check_columns(path, table.column_names, (pair_id, label))
-    columns = ([str(x or "") for x in table[name].to_pylist()] for name in (pair_id, label))
-    yield from zip(range(1, len(table) + 1), *columns, strict=True)
-
-
-def csv_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number, row) of a CSV file with a head, from 2; cells that are missing are empty.
-
-    Raises:
-        ValueError: if it has no such columns, or is no CSV file in UTF-8.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            check_columns(path, names, wanted)
-            for line, row in enumerate(reader, 2):
-                yield line, {name: row[name] or "" for name in names}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}. Write it anew.") from error
-
-
-def check_columns(path: Path, found: Collection[str], wanted: Iterable[str]) -> None:
-    """Whether a table has the columns that are asked for.
-
-    Raises:
-        ValueError: if not, with those that it has.
-    """
-    if missing := [name for name in wanted if name not in found]:
-        raise ValueError(
-            f"{path} has no column {missing[0]!r}. It has: {', '.join(found) or 'none'}. Say which one to "
-            "take with `columns`, such as {label: is_same}."
-        )
+    for line, row in table_rows(path, (pair_id, label)):
+        yield line, row[pair_id], row[label]

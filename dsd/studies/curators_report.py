@@ -1,8 +1,6 @@
 """The report of `compare_curators`: tables, drawings, and the worst mistakes."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,9 +14,9 @@ from dsd.evaluation.page import Section, write_json, write_page
 from dsd.studies import curators_mistakes
 from dsd.studies.curators_drawings import drawings, write_png
 from dsd.studies.curators_results import ALL, Results
-from dsd.studies.curators_tables import tables, three_decimals
+from dsd.studies.curators_tables import tables
 from dsd.studies.plots import standalone
-from dsd.studies.tables import Table, two_decimals
+from dsd.studies.tables import Table, csv_text, three_decimals, two_decimals
 
 TITLE = "How well does each curator decide?"
 _MISTAKES_IN_REPORT = 4
@@ -44,8 +42,8 @@ class Report:
         found, drawn, pairs = tables(self.results), drawings(self.results), self.results.pairs
         for name, table in found.items():
             table.write_csv(folder / f"{name}.csv")
-        replace_file(folder / "verdicts.csv", _csv(self.results.verdict_rows()))
-        replace_file(folder / "curves.csv", _csv(self._curve_rows()))
+        replace_file(folder / "verdicts.csv", csv_text(self.results.verdict_rows()).encode())
+        replace_file(folder / "curves.csv", csv_text(self._curve_rows()).encode())
         for old in (folder / "plots").glob("*.svg"):  # of curators that are no longer among them
             if old.stem not in drawn:
                 old.unlink()
@@ -154,12 +152,3 @@ class Report:
             for name, curve in self.results.curves(part).items()
             for i in range(len(curve.thresholds))
         ]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    buffer = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return buffer.getvalue().encode()

@@ -1,8 +1,18 @@
 """The tables of the study of curators."""
 
-from dsd.evaluation.page import duration, percent
+from dsd.evaluation.page import percent
 from dsd.studies.curators_results import ALL, HARD, WANTED_PRECISION, Results
-from dsd.studies.tables import Column, Table, three_digits, two_decimals
+from dsd.studies.tables import (
+    Column,
+    Table,
+    dollars,
+    seconds,
+    signed,
+    three_decimals,
+    three_digits,
+    two_decimals,
+    with_minus,
+)
 
 _PART_TITLES = {ALL: "Against all pairs", HARD: "Against the hard negatives alone"}
 
@@ -84,30 +94,9 @@ def _score_columns(first: str) -> list[Column]:
         Column(key="recall", title="Recall", show=two_decimals, best="max"),
         Column(key="f1", title="F1", show=two_decimals, best="max"),
         Column(key="auroc", title="AUROC", note="of the score", show=three_decimals, best="max"),
-        Column(key="kappa", title="Kappa", note="Cohen's", show=_with_minus, best="max"),
-        Column(key="ahead", title=f"Ahead of {first}", note="in AUROC, on shared pairs", show=_signed),
+        Column(key="kappa", title="Kappa", note="Cohen's", show=with_minus, best="max"),
+        Column(key="ahead", title=f"Ahead of {first}", note="in AUROC, on shared pairs", show=signed),
     ]
-
-
-def three_decimals(value: float) -> str:
-    """As in 0.987."""
-    return f"{value:.3f}"
-
-
-def _with_minus(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0, because of -0.0
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _dollars(value: float) -> str:
-    return f"${value:.2g}" if 0 < value < 0.1 else f"${value:.2f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{1000 * value:.2g} ms" if value < 0.1 else duration(value)
 
 
 _THRESHOLD_COLUMNS = [
@@ -128,8 +117,8 @@ _COST_COLUMNS = [
     Column(key="failed", title="Failed"),
     Column(key="scored", title="With a score"),
     Column(
-        key="cost_a_pair", title="Dollars a pair", note="mean of the known ones", show=_dollars, best="min"
+        key="cost_a_pair", title="Dollars a pair", note="mean of the known ones", show=dollars, best="min"
     ),
-    Column(key="cost_usd", title="Dollars", note="together", show=_dollars),
-    Column(key="seconds_a_pair", title="Time a pair", note="mean", show=_seconds, best="min"),
+    Column(key="cost_usd", title="Dollars", note="together", show=dollars),
+    Column(key="seconds_a_pair", title="Time a pair", note="mean", show=seconds, best="min"),
 ]

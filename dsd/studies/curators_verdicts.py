@@ -1,7 +1,5 @@
 """Curators under study: what each is called, and what each said of every pair, kept as it comes."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,43 +18,27 @@ from dsd.data.writer import TableWriter
 from dsd.engines import progress_bar
 from dsd.engines.checks import told
 from dsd.engines.progress import VerdictGauge
-from dsd.engines.specs import HOW_NOT_WHAT, what
 from dsd.llm.records import Stopped
 from dsd.studies.curators_pairs import LabelledPairs
-from dsd.studies.folder import slug
+from dsd.studies.entries import Named, members
 from dsd.types import Pair, Status, Verdict
 
 logger = logging.getLogger(__name__)
 CuratorsLike = str | Sequence[str | Mapping[str, Any] | Curator] | Mapping[str, Any]
 
 _ANSWERS = "answers.sqlite"
-_LONGEST_NAME = 60
 _FLUSH_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A curator under study.
+class Entry(Named):
+    """A curator under study: `Named`, with the object.
 
     Attributes:
-        name: for tables and for the folder of its verdicts.
         curator: the object.
-        spec: what its verdicts depend on.
-        made_here: whether the object was built from a spec, and is to be closed when it has judged.
     """
 
-    name: str
     curator: Curator
-    spec: dict[str, Any]
-    made_here: bool = False
-
-    @property
-    def file(self) -> str:
-        """Its name as a folder's name."""
-        safe = slug(self.name)
-        if len(safe) <= _LONGEST_NAME:
-            return safe
-        return f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,62 +61,15 @@ def entries(curators: CuratorsLike) -> list[Entry]:
         ValueError: if there is none, or two have one name.
         LookupError, TypeError: if a spec stands for no curator.
     """
-    if isinstance(curators, str):
-        curators = [name.strip() for name in curators.split(",") if name.strip()]
-    if isinstance(curators, Curator) or (
-        isinstance(curators, Mapping) and isinstance(curators.get("name"), str)
-    ):
-        curators = [curators]
-    given = list(curators.items()) if isinstance(curators, Mapping) else [("", x) for x in curators]
-    found = []
-    for name, spec in given:
-        curator = families.create(spec)
-        plain: dict[str, Any] = json.loads(json.dumps(what(families.spec(curator))))
-        mark = {"fingerprint": curator.fingerprint} if curator.fingerprint else {}
-        found.append(
-            Entry(
-                name=str(name) or name_of(plain),
-                curator=curator,
-                spec={**plain, **mark},
-                made_here=curator is not spec,
-            )
+    return [
+        Entry(
+            curator=curator,
+            name=named.name,
+            spec={**named.spec, **({"fingerprint": curator.fingerprint} if curator.fingerprint else {})},
+            made_here=named.made_here,
         )
-    files = [entry.file.lower() for entry in found]
-    twice = next((entry.name for entry in found if files.count(entry.file.lower()) > 1), None)
-    if not found or twice is not None:
-        problem = "There is no curator" if not found else f"Two curators are called {twice!r}"
-        raise ValueError(
-            f"{problem}. Give a list of specs, or {{NAME: spec}} with a name of its own for each."
-        )
-    return found
-
-
-def name_of(spec: Mapping[str, Any]) -> str:
-    """What a curator is called: its name, with the arguments that it is given."""
-    given = [f"{key}={_short(value)}" for key, value in spec.items() if key not in ("name", *HOW_NOT_WHAT)]
-    return " ".join([str(spec["name"]).rpartition(":")[2], *given])
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).replace('"', "")
-
-
-def check_specs(known: Mapping[str, Any], asked: Sequence[Entry], folder: Path) -> dict[str, Any]:
-    """The specs by name, those of earlier calls too.
-
-    Raises:
-        ValueError: if a name stood for another spec in an earlier call.
-    """
-    for entry in asked:
-        before = known.get(entry.name, entry.spec)
-        keys = [key for key in {**before, **entry.spec} if before.get(key) != entry.spec.get(key)]
-        if keys:
-            changes = "; ".join(f"{k} was {before.get(k)!r}, now {entry.spec.get(k)!r}" for k in keys)
-            raise ValueError(
-                f"{folder} holds verdicts of {entry.name!r} by another spec: {changes}. Give this one a name "
-                "of its own ({NAME: spec}), or another folder."
-            )
-    return {**known, **{entry.name: entry.spec for entry in asked}}
+        for named, curator in members(families.registry, curators, Curator)
+    ]
 
 
 def verdicts_of(folder: Path, entry: Entry) -> Table[Timed]:

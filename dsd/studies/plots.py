@@ -12,8 +12,13 @@ _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 28, 42
 _ROW, _NAMES = 30, 168  # height of a row of `dots`, and room for its name
 _LETTER = 6.6  # width of one, about
-_COLOURS = ("#0b7566", "#b4470f", "#5a4fb0", "#a3266b", "#2f6fb3", "#7a6a00", "#4d5b66")
+PAPER, INK, MUTED, RULE = "#f8f6f1", "#23211d", "#6b655b", "#e3ddd1"
+COLOURS = ("#0b7566", "#b4470f", "#5a4fb0", "#a3266b", "#2f6fb3", "#7a6a00", "#4d5b66")
 _AT_NIGHT = ("#55c9b5", "#f0a06c", "#a79df5", "#ee86bb", "#7db6ee", "#d6c24a", "#a9b7c2")
+
+LONGEST_NAME = 44
+LONGEST_BESIDE = 20
+"""Letters of a name that have room in a legend, and beside a row of `dots`."""
 
 Number = float | int
 Points = Sequence[tuple[Number, Number]]
@@ -53,7 +58,7 @@ def lines(series: Sequence[Line], x_label: str, y_label: str, *, description: st
     parts += [_text(_WIDTH - _RIGHT, _HEIGHT - 6, x_label, "end"), _text(2, 12, y_label)]
     for line in series:
         drawn = " ".join(f"{place.x(a):.1f},{place.y(b):.1f}" for a, b in line.points if math.isfinite(b))
-        kind = f"c{names.index(line.name) % len(_COLOURS)}{' dashed' if line.dashed else ''}"
+        kind = f"c{names.index(line.name) % len(COLOURS)}{' dashed' if line.dashed else ''}"
         parts.append(f'<polyline class="{kind}" points="{drawn}"/>')
     parts += [f'<g transform="translate({_LEFT} {_HEIGHT + 6})">', *legend, "</g>"]
     return _svg(parts, _HEIGHT + 10 + 20 * rows, description)
@@ -105,6 +110,25 @@ def dots(
     parts += [_text(_WIDTH - _RIGHT, height - 8, x_label, "end")]
     parts += [f'<g transform="translate({_NAMES} {height - 12})">', *legend, "</g>"]
     return _svg(parts, int(height), description)
+
+
+def short(name: str, letters: int = LONGEST_NAME) -> str:
+    """A name as far as a drawing has room for it: its beginning and its end."""
+    if len(name) <= letters:
+        return name
+    half = (letters - 1) // 2
+    return f"{name[: letters - 1 - half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
+def labels(names: Sequence[str], letters: int = LONGEST_NAME) -> dict[str, str]:
+    """Names as a drawing shows them, by the whole ones; no two are alike."""
+    found: dict[str, str] = {}
+    for number, whole in enumerate(names, 1):
+        name, mark = short(whole, letters), f" ({number})"
+        if name in found.values():
+            name = short(whole, letters - len(mark)) + mark
+        found[whole] = name
+    return found
 
 
 def standalone(drawing: Markup) -> str:
@@ -162,7 +186,7 @@ def _legend(names: Sequence[str]) -> tuple[list[str], int]:
         if x and x + width > _WIDTH - _LEFT - _RIGHT:
             x, row = 0.0, row + 1
         y = 4 + 20 * row
-        parts.append(f'<circle class="c{index % len(_COLOURS)}" cx="{x + 6:.1f}" cy="{y}" r="5"/>')
+        parts.append(f'<circle class="c{index % len(COLOURS)}" cx="{x + 6:.1f}" cy="{y}" r="5"/>')
         parts.append(_text(x + 18, y + 4, name))
         x += width
     return parts, row + 1
@@ -181,7 +205,7 @@ def _style() -> str:
         ".study polyline { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; } "
         ".study .dashed { stroke-dasharray: 5 4; stroke-width: 1.4; opacity: .75; } "
         ".study circle { fill: var(--c); } .study line[class^=c] { stroke: var(--c); stroke-width: 2; } "
-        f"{coloured(_COLOURS)} "
+        f"{coloured(COLOURS)} "
         "@media (prefers-color-scheme: dark) { .study { --muted-ink: #a39d92; --thin: #33353c; } "
         f"{coloured(_AT_NIGHT)} }}"
         "</style>"

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from dsd.data.atomic import replace_file
-from dsd.evaluation.page import Section
+from dsd.evaluation.page import Section, duration
 
 _NONE = "\N{EN DASH}"
 
@@ -80,12 +80,7 @@ class Table:
 
     def csv(self) -> str:
         """All values as they are, not rounded."""
-        keys = list(dict.fromkeys(key for row in self.rows for key in row))
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return buffer.getvalue()
+        return csv_text(self.rows)
 
     def write_csv(self, path: Path) -> Path:
         """Write the CSV file, in one step; returns it."""
@@ -116,6 +111,18 @@ class Table:
         return table
 
 
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a CSV file, with a column for every key; empty without a row."""
+    buffer = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(
+            buffer, list(dict.fromkeys(x for row in rows for x in row)), lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    return buffer.getvalue()
+
+
 def two_decimals(value: float | int) -> str:
     """As in 0.71."""
     return f"{value:.2f}"
@@ -124,6 +131,31 @@ def two_decimals(value: float | int) -> str:
 def three_digits(value: float | int) -> str:
     """As in 0.0123, 4.56 or 789."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def three_decimals(value: float) -> str:
+    """As in 0.987."""
+    return f"{value:.3f}"
+
+
+def with_minus(value: float) -> str:
+    """Two decimals, with a true minus sign."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0, because of -0.0
+
+
+def signed(value: float) -> str:
+    """As in +0.12."""
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def dollars(value: float) -> str:
+    """As in $0.0012 or $3.40."""
+    return f"${value:.2g}" if 0 < value < 0.1 else f"${value:.2f}"
+
+
+def seconds(value: float) -> str:
+    """As in 12 ms or 4.2 s."""
+    return f"{1000 * value:.2g} ms" if value < 0.1 else duration(value)
 
 
 def millions(value: float | int) -> str:

@@ -1,0 +1,100 @@
+"""Tables and pictures that users bring."""
+
+import csv
+import os
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+_MAX_PICTURE_BYTES = 100 * 2**20
+
+
+def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, row) of a CSV file with a head, or of a Parquet file, from 1; what is missing is empty.
+
+    Args:
+        path: the file; one that is called .csv is read as such.
+        wanted: the columns that it must have; a row of a Parquet file has no others.
+
+    Raises:
+        ValueError: if it has no such columns, or is neither.
+    """
+    names = list(dict.fromkeys(wanted))
+    if path.suffix.lower() == ".csv":
+        for line, row in csv_rows(path, names):
+            yield line - 1, row
+        return
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is neither Parquet nor called .csv: {str(error).splitlines()[0]} Give a table of "
+            "either kind."
+        ) from error
+    check_columns(path, table.column_names, names)
+    columns = [["" if x is None else str(x) for x in table[name].to_pylist()] for name in names]
+    for number, values in enumerate(zip(*columns, strict=True), 1):
+        yield number, dict(zip(names, values, strict=True))
+
+
+def csv_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, row) of a CSV file with a head, from 2; cells that are missing are empty.
+
+    Raises:
+        ValueError: if it has no such columns, or is no CSV file in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or ()
+            check_columns(path, names, wanted)
+            for line, row in enumerate(reader, 2):
+                yield line, {name: row[name] or "" for name in names}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}. Write it anew.") from error
+
+
+def check_columns(path: Path, found: Collection[str], wanted: Iterable[str]) -> None:
+    """Whether a table has the columns that are asked for.
+
+    Raises:
+        ValueError: if not, with those that it has.
+    """
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}. It has: {', '.join(found) or 'none'}. Say which one to "
+            "take with `columns`, such as {label: is_same}."
+        )
+
+
+def check_inside(folder: Path, name: str) -> None:
+    """Refuse a file's name that leads out of a folder.
+
+    Raises:
+        ValueError: if it does.
+    """
+    root = os.path.abspath(folder)
+    if os.path.commonpath([root, os.path.abspath(folder / name)]) != root:
+        raise ValueError("leads out of the folder")
+
+
+def open_picture(file: Path) -> Image.Image:
+    """The whole picture.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is too large to be one.
+    """
+    if file.stat().st_size > _MAX_PICTURE_BYTES:
+        raise ValueError(f"has {file.stat().st_size:,} bytes, more than {_MAX_PICTURE_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
+            image.load()
+    except (SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(str(error)) from error
+    return image
