@@ -125,7 +125,9 @@ class ImageModel:
         """Close connections."""
         await self._provider.close()
 
-    async def _called(self, prompt: str, references: Sequence[bytes], arguments: Mapping[str, Any]) -> Painted:
+    async def _called(
+        self, prompt: str, references: Sequence[bytes], arguments: Mapping[str, Any]
+    ) -> Painted:
         given = {"prompt": prompt, "model": self.model, "n": 1, "timeout": self._timeout_s, "max_retries": 0}
         given |= self._provider.access() | dict(arguments)
         async with self._gate:
@@ -195,9 +197,12 @@ class ImageModel:
                     data += chunk
                     if len(data) > MAX_IMAGE_BYTES:
                         raise CallFailed(
-                            f"{self.model} gave a picture of more than {MAX_IMAGE_BYTES} bytes.", kind="too_large"
+                            f"{self.model} gave a picture of more than {MAX_IMAGE_BYTES} bytes.",
+                            kind="too_large",
                         )
         except httpx.HTTPError as error:
             text = self._provider.redact(f"{type(error).__name__}: {error}")
-            raise CallFailed(f"{self.model}: its picture could not be fetched: {text}", kind="connection") from None
+            raise CallFailed(
+                f"{self.model}: its picture could not be fetched: {text}", kind="connection"
+            ) from None
         return bytes(data)

@@ -128,7 +128,9 @@ def cases_of(benchmark: Benchmark, limit: int | None = None) -> list[BenchmarkCa
         raise ValueError(f"{benchmark.title} has no case.")
     twice = [key for key, count in Counter(case.key for case in cases).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} keys are there more than once, such as {twice[0]!r}. Make them unique.")
+        raise ValueError(
+            f"{len(twice)} keys are there more than once, such as {twice[0]!r}. Make them unique."
+        )
     if limit is None or limit >= len(cases):
         return cases
     chosen = set(sorted((case.key for case in cases), key=_scattered)[:limit])

@@ -8,7 +8,7 @@ from dsd.evaluation.benchmarks.pictures import check_picture
 
 COUNTS = {"animal": 45, "human": 20, "object": 65, "style": 20}
 """Pictures in each category."""
-KINDS = ("photorealistic",) * 4 + ("style transfer",) * 3 + ("imaginative",) * 2
+KINDS = ("photorealistic",) * 4 + ("style",) * 3 + ("imaginative",) * 2
 """What prompt 0, 1, ... of a picture asks for."""
 ALIASES = {"magic_cube": "rubik's_cube"}
 """Subjects that the authors' files call by two names: the ratings say the first, the pictures the second."""
@@ -34,7 +34,7 @@ class DreamBenchPlus(Benchmark):
 
     title = "DreamBench++"
     source = "Peng et al., DreamBench++, ICLR 2025, arXiv 2406.16855"
-    published = ("dreambench++", "dsd")
+    published = ("dreambench++", "dsd", "dsd_debiased")
 
     def __init__(self, root: str | Path, complete: bool = True) -> None:
         folder = folder_of(root, "`images` and `captions` of DreamBench++")
@@ -57,7 +57,13 @@ class DreamBenchPlus(Benchmark):
         return cases
 
     def canonical(self, key: str) -> str:
-        """The key of this loader for a spelling in the authors' files; see `canonical_key`."""
+        """The key of this loader for a case's spelling in the authors' files; see `canonical_key`.
+
+        Raises:
+            ValueError: if it is no key of a case; with the number of a picture behind it, it is none.
+        """
+        if "_" in key.rpartition("-")[2]:
+            raise ValueError(f"{key!r} is the key of a picture.")
         return canonical_key(key)
 
     def _check_number(self, category: str, folder: str, pictures: list[Path]) -> None:
@@ -103,8 +109,8 @@ class DreamBenchPlus(Benchmark):
 
 
 def split_key(key: str) -> tuple[str, int]:
-    """Collection and number of the prompt of a key. Names hold hyphens too, so the last one counts; the number
-    of a picture, `_0` behind the prompt's, is left out.
+    """Collection and number of the prompt of a key. Names hold hyphens too, so the last one counts; the
+    number of a picture, `_0` behind the prompt's, is left out.
 
     Raises:
         ValueError: if it is no such key.

@@ -60,7 +60,9 @@ class DreamBooth(Benchmark):
         if references is not None and references < 1:
             raise ValueError(f"`references` must be at least 1; got {references}.")
         folder = folder_of(root, f"the subjects and {INDEX} of google/dreambooth")
-        self.root = folder if (folder / INDEX).is_file() or not (folder / "dataset").is_dir() else folder / "dataset"
+        self.root = (
+            folder if (folder / INDEX).is_file() or not (folder / "dataset").is_dir() else folder / "dataset"
+        )
         self.token, self.references, self.complete = token.strip(), references, complete
 
     def load(self) -> list[BenchmarkCase]:
@@ -143,7 +145,9 @@ def parse_prompts(text: str, name: str = INDEX) -> Prompts:
             )
     for part, prompts in lists.items():
         if len(prompts) != NUM_PROMPTS:
-            raise ValueError(f"{name} has {len(prompts)} prompts below {part!r}; there must be {NUM_PROMPTS}.")
+            raise ValueError(
+                f"{name} has {len(prompts)} prompts below {part!r}; there must be {NUM_PROMPTS}."
+            )
     if not classes:
         raise ValueError(f"{name} names no subject below 'Classes'.")
     return Prompts(
@@ -160,4 +164,6 @@ def _kind(index: int, live: bool) -> str:
 
 def _fills(prompt: str) -> bool:
     """Whether it has both places and no other: `format` must not reach into objects."""
-    return sorted(re.findall(r"\{.*?\}", prompt)) == ["{0}", "{1}"] and prompt.count("{") == 2 == prompt.count("}")
+    return sorted(re.findall(r"\{.*?\}", prompt)) == ["{0}", "{1}"] and prompt.count(
+        "{"
+    ) == 2 == prompt.count("}")

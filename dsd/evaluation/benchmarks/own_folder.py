@@ -81,13 +81,19 @@ class OwnFolder(Benchmark):
         if not isinstance(entry, dict) or not {"prompt", "reference"} <= set(entry):
             raise ValueError(f"{where} must be an object with `prompt` and `reference`; got {line[:80]}.")
         if unknown := sorted(set(entry) - {*_TEXTS, "reference"}):
-            raise ValueError(f"{where} has an unknown field {unknown[0]!r}. Allowed: reference, {', '.join(_TEXTS)}.")
+            raise ValueError(
+                f"{where} has an unknown field {unknown[0]!r}. Allowed: reference, {', '.join(_TEXTS)}."
+            )
         given = entry["reference"]
         entry["reference"] = [given] if isinstance(given, str) else given
         texts = [(name, entry[name]) for name in _TEXTS if name in entry]
         wrong = [name for name, value in texts if not isinstance(value, str)]
         names = entry["reference"]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        if (
+            not isinstance(names, list)
+            or not names
+            or not all(isinstance(name, str) and name for name in names)
+        ):
             wrong.append("reference")
         if wrong:
             kind = "a path or a list of paths" if wrong[0] == "reference" else "a text"
@@ -97,7 +103,11 @@ class OwnFolder(Benchmark):
     def _picture(self, number: int, name: str) -> Path:
         path = self.root / name
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ValueError(f"Line {number} of {self.root / INDEX} names {name!r}, which is outside the folder.")
+            raise ValueError(
+                f"Line {number} of {self.root / INDEX} names {name!r}, which is outside the folder."
+            )
         if not path.is_file():
-            raise FileNotFoundError(f"Line {number} of {self.root / INDEX} names {name!r}, which is not there.")
+            raise FileNotFoundError(
+                f"Line {number} of {self.root / INDEX} names {name!r}, which is not there."
+            )
         return path

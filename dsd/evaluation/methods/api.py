@@ -71,7 +71,9 @@ class ApiMethod(Method):
             raise ValueError(f"`template` must have a place for the prompt, {{prompt}}; got {template!r}.")
         self._model, self._references, self._template = model, references, template
         self._max_side_px, self._arguments = max_side_px, dict(arguments or {})
-        self.about = "the prompt, without the reference" if references == 0 else "the reference and the prompt"
+        self.about = (
+            "the prompt, without the reference" if references == 0 else "the reference and the prompt"
+        )
         self._door = ImageModel(
             model,
             api_base=api_base,
@@ -161,5 +163,3 @@ class ApiMethod(Method):
         buffer = BytesIO()
         image.save(buffer, "PNG")
         return buffer.getvalue()
-
-

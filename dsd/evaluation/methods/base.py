@@ -68,8 +68,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.status not in get_args(DrawingStatus) or (self.image is None) == (self.status == "drawn"):
             raise ValueError(
-                f"A drawing has a picture if and only if its status is 'drawn', and one of "
-                f"{get_args(DrawingStatus)}; got {self.status!r} with{'out' if self.image is None else ''} one."
+                f"A drawing has a status among {', '.join(get_args(DrawingStatus))}, and a picture if and only "
+                f"if that is 'drawn'; got {self.status!r} and image={self.image!r}."
             )
 
 
@@ -149,7 +149,8 @@ class Method(Recorded, ABC):
             return [Drawing(status="failed", reason=reason, model=self.model)]
         seconds = (time.perf_counter() - start) / len(batch) if self.timed else None
         return [
-            x if isinstance(x, Drawing) else Drawing(image=x, seconds=seconds, model=self.model) for x in found
+            x if isinstance(x, Drawing) else Drawing(image=x, seconds=seconds, model=self.model)
+            for x in found
         ]
 
 

@@ -95,8 +95,8 @@ class DiffusersMethod(Method):
             if self._image is not None and self._image not in accepted:
                 pictures = [name for name in accepted if "image" in name and not name.startswith("num_")]
                 raise TypeError(
-                    f"The call of {type(loaded).__name__} has no argument {self._image!r}. Those with 'image' "
-                    f"in their names: {', '.join(pictures) or 'none'}."
+                    f"The call of {type(loaded).__name__} has no argument {self._image!r}. Those with "
+                    f"'image' in their names: {', '.join(pictures) or 'none'}."
                 )
             loaded.set_progress_bar_config(disable=True)
             self._pipeline = loaded
@@ -113,7 +113,9 @@ class DiffusersMethod(Method):
         pipeline = self.pipeline
         given = {name: value for name, value in self._call.items() if value is not None} | self._arguments
         if self._image is not None:
-            sets = [[self._fitted(x) for x in job.case.references[: None if self._several else 1]] for job in jobs]
+            sets = [
+                [self._fitted(x) for x in job.case.references[: None if self._several else 1]] for job in jobs
+            ]
             pictures: list[Any] = sets if self._several else [pictures[0] for pictures in sets]
             given[self._image] = pictures[0] if len(jobs) == 1 else pictures
         prompts = [job.case.prompt for job in jobs]
@@ -126,7 +128,9 @@ class DiffusersMethod(Method):
                 **given,
             ).images
         if len(images) != len(jobs):
-            raise ValueError(f"{type(pipeline).__name__} returned {len(images)} pictures for {len(jobs)} jobs.")
+            raise ValueError(
+                f"{type(pipeline).__name__} returned {len(images)} pictures for {len(jobs)} jobs."
+            )
         return [image.convert("RGB") for image in images]
 
     def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
@@ -159,13 +163,17 @@ class DiffusersMethod(Method):
             raise FileNotFoundError(f"There is no folder {source!r}. Give a diffusers folder, or a Hub id.")
         cls = getattr(diffusers, class_name or "DiffusionPipeline", None)
         if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
-            raise LookupError(f"diffusers has no pipeline {class_name!r}. Give the name of one as `class_name`.")
+            raise LookupError(
+                f"diffusers has no pipeline {class_name!r}. Give the name of one as `class_name`."
+            )
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         name = dtype_name or ("float32" if where == "cpu" else "bfloat16")
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"Unknown dtype {name!r}. Use one such as 'float32', 'bfloat16' or 'float16'.")
-        options = {"torch_dtype": dtype, "use_safetensors": True} | ({"revision": revision} if revision else {})
+        options = {"torch_dtype": dtype, "use_safetensors": True} | (
+            {"revision": revision} if revision else {}
+        )
         pipeline = cls.from_pretrained(source, **options)
         if ip_adapter is not None:
             pipeline.load_ip_adapter(**ip_adapter)

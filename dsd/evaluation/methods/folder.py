@@ -25,7 +25,7 @@ class FolderMethod(Method):
 
     - "index": `images.jsonl`, one object a line: `key` (of the case), `image` (a path within the folder) and,
       if there are several a case, `index` from 0.
-    - "keys": files called by the case's key, `<key>.png`, and `<key>_1.png`, `<key>_2.png`, ... for more.
+    - "keys": files called by the case's key, `<key>.png` or `<key>_0.png`, and `<key>_1.png`, ... for more.
     - "dreambench++": what its authors' scripts write, `tgt_image/<collection>/<prompt>_<index>.jpg`.
 
     Args:
@@ -53,7 +53,10 @@ class FolderMethod(Method):
         seconds_per_image: float | None = None,
         tuning_s_per_subject: float | None = None,
     ) -> None:
-        for name, value in {"seconds_per_image": seconds_per_image, "tuning_s_per_subject": tuning_s_per_subject}.items():
+        for name, value in {
+            "seconds_per_image": seconds_per_image,
+            "tuning_s_per_subject": tuning_s_per_subject,
+        }.items():
             if value is not None and value < 0:
                 raise ValueError(f"`{name}` must be at least 0; got {value}.")
         self.path = folder_of(path, "pictures made elsewhere")
@@ -124,7 +127,9 @@ class FolderMethod(Method):
                 entry = json.loads(line)
                 key, name, index = entry["key"], entry["image"], entry.get("index", 0)
             except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{where} must be an object with `key` and `image`; got {line[:80]}.") from error
+                raise ValueError(
+                    f"{where} must be an object with `key` and `image`; got {line[:80]}."
+                ) from error
             if not (isinstance(key, str) and isinstance(name, str) and type(index) is int and index >= 0):
                 raise ValueError(f"{where}: `key` and `image` are texts, and `index` is a number from 0.")
             file = self.path / name
@@ -136,7 +141,7 @@ class FolderMethod(Method):
         for file in self._pictures(self.path):
             stem, line, number = file.stem.rpartition("_")
             yield (file.stem, 0), file
-            if line and number.isdecimal() and int(number) > 0:
+            if line and number.isdecimal():
                 yield (stem, int(number)), file
 
     def _by_collections(self) -> Iterator[tuple[Key, Path]]:

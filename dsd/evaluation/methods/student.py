@@ -134,7 +134,9 @@ class UntrainedMethod(StudentMethod):
         student = Student(base=base, conditioning=card["conditioning"])
         student.backbone.load("vae", "text")
         size = card.get("frame_size")
-        return DSDPipeline(student.backbone, student.conditioning, None if size is None else (size[0], size[1]))
+        return DSDPipeline(
+            student.backbone, student.conditioning, None if size is None else (size[0], size[1])
+        )
 
 
 def ask_student(
@@ -167,9 +169,7 @@ def ask_student(
 
 def _check_there(model: str) -> None:
     """Before anything is drawn by others."""
-    if not Path(model).expanduser().is_dir() and (
-        model.count("/") != 1 or model.startswith((".", "/", "~"))
-    ):
+    if not Path(model).expanduser().is_dir() and (model.count("/") != 1 or model.startswith((".", "/", "~"))):
         raise FileNotFoundError(
             f"There is no folder {model!r}. Give one of Student.save_pretrained, or a Hub id."
         )

@@ -1,14 +1,16 @@
 """Text-to-image models, which never see the reference."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from dsd import teachers
 from dsd.evaluation.methods.base import Job, Method
-from dsd.teachers.base import Teacher
 from dsd.types import GridPrompt
+
+if TYPE_CHECKING:
+    from dsd.teachers.base import Teacher
 
 
 class TextOnlyMethod(Method):
@@ -38,7 +40,7 @@ class TextOnlyMethod(Method):
         self.teacher = teachers.create(self._given)
 
 
-def ask_teacher(teacher: Teacher, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+def ask_teacher(teacher: "Teacher", texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
     """What a teacher draws of each text: one panel."""
     prompts = [GridPrompt(text=text, subject=text, panels=(text,), layout="1x1") for text in texts]
     return [grid.image for grid in teacher.draw(prompts, list(seeds))]
