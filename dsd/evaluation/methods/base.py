@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -126,10 +126,17 @@ class Method(Recorded, ABC):
         return []
 
     def tuning_seconds(self) -> float | None:
-        """Seconds of tuning a subject, as its makers say, where `tune` does none here; None if unknown."""
-        return None
+        """Seconds of tuning a subject where `tune` did none here: 0 for zero-shot methods; None if unknown."""
+        return 0.0
 
-    def close(self) -> None:
+    def use_spellings(self, canonical: Callable[[str], str]) -> None:  # noqa: B027
+        """Hear how a benchmark's keys may be spelt, for methods that look pictures up by them.
+
+        Args:
+            canonical: from another spelling of a case's key to the benchmark's; `ValueError` for what is none.
+        """
+
+    def close(self) -> None:  # noqa: B027
         """Let go of models and connections. Called when its last picture is drawn."""
 
     def _drawn(self, batch: Sequence[Job]) -> list[Drawing]:

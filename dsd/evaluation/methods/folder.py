@@ -62,7 +62,6 @@ class FolderMethod(Method):
         self.path = folder_of(path, "pictures made elsewhere")
         self._label, self._seconds, self._tuning_s = label, seconds_per_image, tuning_s_per_subject
         self._files = self._found(layout)
-        self._canonical: Callable[[str], str] | None = None
 
     @property
     def model(self) -> str:
