@@ -217,9 +217,7 @@ def picture_scores(
         ValueError: if there are not as many of each, or a picture is not 64 x 64 px.
     """
     if not len(references) == len(images) == len(scenes):
-        raise ValueError(
-            f"{len(references)} references and {len(scenes)} scenes for {len(images)} pictures."
-        )
+        raise ValueError(f"{len(references)} references and {len(scenes)} scenes for {len(images)} pictures.")
     every = [*references, *images]
     measured = measure_all(every, workers=workers, progress=progress)
     embedded = _embedded(every, extractors.load(extractor))

@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dsd.llm.provider import Provider  # first: it says what to install
+
+import httpx  # isort: skip
+import litellm  # isort: skip
+
 from dsd.llm.budget import Budget
 from dsd.llm.door import RETRIES, wait_s
 from dsd.llm.ledger import Ledger
 from dsd.llm.pacing import Pace
-from dsd.llm.provider import Provider, httpx, litellm
 from dsd.llm.records import AnswerError, CallFailed, Usage
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,9 @@
-"""The comparison of methods on a benchmark: `compare` draws, measures, rates and reports, and can be stopped at
-any moment.
+"""The comparison of methods on a benchmark: `compare` draws, measures and rates, `write_comparison` reports. It
+can be stopped at any moment.
 """
 
 from dsd.evaluation.comparison.figures import Column, Figure
-from dsd.evaluation.comparison.run import Comparison, compare
+from dsd.evaluation.comparison.report import write_comparison
+from dsd.evaluation.comparison.run import Comparison, MethodResult, compare
 
-__all__ = ["Column", "Comparison", "Figure", "compare"]
+__all__ = ["Column", "Comparison", "Figure", "MethodResult", "compare", "write_comparison"]

@@ -1,5 +1,6 @@
-"""Figures: means of what was measured picture by picture, with what is missing, and intervals over subjects."""
+"""Figures: means of what was measured picture by picture, what is missing, and intervals over subjects."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -146,6 +147,24 @@ class Averages:
             n=int(there.sum()),
             missing=int(((chosen[0] | chosen[1]) & ~there).sum()),
         )
+
+    def by(self, average: Average) -> "Averages":
+        """The same pictures and resamples by another rule."""
+        other = copy.copy(self)
+        other._average = average
+        return other
+
+    def closed(self, ours: Values, low: Values, high: Values) -> tuple[float | None, Interval | None]:
+        """How much of the way from `low` to `high` is ours, (ours - low) / (high - low), all three resampled
+        together; None where there is no way to go.
+        """
+        means = [self.mean(values) for values in (ours, low, high)]
+        if any(mean is None for mean in means) or not means[2] > means[1]:  # type: ignore[operator]
+            return None, None
+        every = np.ones(len(ours), dtype=bool)
+        a, b, c = (self._resampled(values, every, self._average) for values in (ours, low, high))
+        found = (a - b) / np.where(c > b, c - b, np.nan)
+        return (means[0] - means[1]) / (means[2] - means[1]), self._interval(found)  # type: ignore[operator]
 
     def mean(self, values: Values, rows: np.ndarray | None = None) -> float | None:
         """The mean alone; None where there is nothing."""

@@ -11,6 +11,17 @@ from dsd.data.atomic import explained, make_folder, replace_file
 Entry = dict[str, Any]
 
 
+_PASSING = frozenset(
+    {"batch_size", "device", "concurrency", "rpm", "tpm", "timeout_s", "deadline_s", "run_deadline_s",
+     "max_cost_usd", "price_usd", "price", "retries", "cache", "workers"}
+)  # fmt: skip
+
+
+def lasting(spec: Mapping[str, Any]) -> Entry:
+    """The part of a spec that results hang on: not how fast, where, or for how much money they are made."""
+    return {key: value for key, value in spec.items() if key not in _PASSING}
+
+
 class Journal:
     """A JSON-lines file whose first line says what the others are of.
 

@@ -13,7 +13,7 @@ from dsd import judges
 from dsd.evaluation.comparison.album import Album
 from dsd.evaluation.comparison.drawing import Spent
 from dsd.evaluation.comparison.figures import Column, Role, Values
-from dsd.evaluation.comparison.journal import Journal
+from dsd.evaluation.comparison.journal import Journal, lasting
 from dsd.evaluation.methods.base import Job
 from dsd.judges.base import RATING_STATUSES, Case, Judge, Rating
 
@@ -59,7 +59,7 @@ class Panel:
         Raises:
             ValueError: if there are ratings of another judge of the same label.
         """
-        return Journal(folder / f"ratings-{self.label}.jsonl", {"judge": self.spec})
+        return Journal(folder / f"ratings-{self.label}.jsonl", {"judge": lasting(self.spec)})
 
     def rate_missing(self, album: Album, jobs: Sequence[Job], journal: Journal, bar_name: str | None) -> None:
         """Have rated what is there and not rated yet. Failed ratings are asked for again; refused and
@@ -70,7 +70,9 @@ class Panel:
         """
         done = {(entry["key"], entry["run"]) for entry in journal.entries if entry["status"] != "failed"}
         there = [job for job in jobs if album.drawn(job).status == "drawn"]
-        open_runs = {job.key: [run for run in range(self.runs) if (job.key, run) not in done] for job in there}
+        open_runs = {
+            job.key: [run for run in range(self.runs) if (job.key, run) not in done] for job in there
+        }
         missing = [job for job in there if open_runs[job.key]]
         total = sum(map(len, open_runs.values()))
         spent = Spent()
@@ -122,7 +124,9 @@ class Panel:
         """What was said of each picture in its first rating, by key."""
         return {entry["key"]: str(entry["reason"]) for entry in journal.entries if entry["run"] == 0}
 
-    def _rated(self, batch: Sequence[tuple[Job, Any]], open_runs: Mapping[str, list[int]]) -> list[list[Rating]]:
+    def _rated(
+        self, batch: Sequence[tuple[Job, Any]], open_runs: Mapping[str, list[int]]
+    ) -> list[list[Rating]]:
         """Whole pictures together; of those that lack some of their runs, these alone."""
         cases = {job.key: _case(job, image) for job, image in batch}
         whole = [case for key, case in cases.items() if len(open_runs[key]) == self.runs]

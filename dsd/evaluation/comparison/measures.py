@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,8 +135,8 @@ class MetricMeasure(Measure):
         return [{self.label: self._value(x)} for x in shown]
 
     def _value(self, shown: Shown) -> float | None:
-        given = {name: _GIVEN[name](shown) for name in self._wanted}
-        if any(value is None for value in given.values()):
+        given = {name: found for name in self._wanted if (found := _GIVEN[name](shown))}
+        if len(given) < len(self._wanted):
             return None
         longest = max(map(len, given.values()))
         self._metric.reset()
@@ -148,15 +148,15 @@ def _references(shown: Shown) -> list[Any]:
     return list(shown.job.case.references)
 
 
-def _truth(shown: Shown) -> list[Any] | None:
+def _truth(shown: Shown) -> list[Any]:
     """Another true view of the subject than the first reference."""
     case = shown.job.case
     if (truth := case.true_picture) is not None:
         return [truth]
-    return list(case.references[1:2]) or None
+    return list(case.references[1:2])
 
 
-_GIVEN = {
+_GIVEN: Mapping[str, Callable[[Shown], list[Any]]] = {
     **dict.fromkeys(("generated", "images"), lambda shown: [shown.image]),
     **dict.fromkeys(("reference", "references"), _references),
     **dict.fromkeys(("prompt", "prompts", "text", "texts"), lambda shown: [shown.job.case.prompt]),

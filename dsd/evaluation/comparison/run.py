@@ -15,7 +15,7 @@ from dsd.evaluation.benchmarks.base import Benchmark, BenchmarkCase, cases_of, d
 from dsd.evaluation.comparison.album import Album
 from dsd.evaluation.comparison.drawing import draw_missing, total_usd
 from dsd.evaluation.comparison.figures import RULES, Average, Averages, Column, Figure, Values
-from dsd.evaluation.comparison.journal import Journal
+from dsd.evaluation.comparison.journal import Journal, lasting
 from dsd.evaluation.comparison.judging import Panel
 from dsd.evaluation.comparison.measures import Measure, MetricMeasure, Shown, SmallWorldMeasure
 from dsd.evaluation.comparison.ranking import derived, ranked
@@ -232,8 +232,11 @@ class _Work:
         self._folder, self._label, self._method, self._jobs = folder, label, method, jobs
         self._progress = progress
         self._spec = methods.spec(method)
-        self._tuning = Journal(folder / "tuning.jsonl", {"method": self._spec})
-        self._start = Journal(folder / "method.jsonl", {"method": self._spec})
+        head = {"method": lasting(self._spec)}
+        self._tuning, self._start = (
+            Journal(folder / "tuning.jsonl", head),
+            Journal(folder / "method.jsonl", head),
+        )
         self._album = Album(folder / "images", method)
         self._scores: dict[str, dict[str, dict[str, float | None]]] = {}
         self._ratings: dict[str, Journal] = {}
@@ -254,7 +257,7 @@ class _Work:
         """The numbers of each picture, a batch at a time."""
         from tqdm import tqdm
 
-        journal = Journal(self._folder / f"scores-{measure.label}.jsonl", {"measure": measure.spec})
+        journal = Journal(self._folder / f"scores-{measure.label}.jsonl", {"measure": lasting(measure.spec)})
         known = {entry["key"]: entry["scores"] for entry in journal.entries}
         there = [job for job in self._jobs if self._album.drawn(job).status == "drawn"]
         missing = [job for job in there if job.key not in known]
@@ -264,9 +267,7 @@ class _Work:
                 batch = missing[start : start + measure.batch_size]
                 shown = [Shown(job=job, image=image) for job, image in self._album.images(batch)]
                 found = measure.measure(shown)
-                new = [
-                    {"key": x.job.key, "scores": scores} for x, scores in zip(shown, found, strict=True)
-                ]
+                new = [{"key": x.job.key, "scores": scores} for x, scores in zip(shown, found, strict=True)]
                 journal.append(new)
                 known |= {entry["key"]: entry["scores"] for entry in new}
                 bar.update(len(batch))
@@ -277,7 +278,9 @@ class _Work:
         journal = self._ratings[panel.label] = panel.journal(self._folder)
         panel.rate_missing(self._album, self._jobs, journal, self._bar(panel.label))
 
-    def result(self, measures: Sequence[Measure], panels: Sequence[Panel], averages: Averages) -> MethodResult:
+    def result(
+        self, measures: Sequence[Measure], panels: Sequence[Panel], averages: Averages
+    ) -> MethodResult:
         """All that is known of the method."""
         values: dict[str, Values] = {}
         for measure in measures:
@@ -324,15 +327,25 @@ def _check_labels(labels: Sequence[str], columns: Sequence[str]) -> None:
     for what, names in {"method": labels, "metric or judge": columns}.items():
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"Two of a {what} are called {twice[0]!r}. Give each a `label` of its own in its spec.")
+            raise ValueError(
+                f"Two of a {what} are called {twice[0]!r}. Give each a `label` of its own in its spec."
+            )
         for name in names:
-            if not name or not all(letter.isalnum() or letter in "._+- " for letter in name) or name[0] == ".":
+            if (
+                not name
+                or not all(letter.isalnum() or letter in "._+- " for letter in name)
+                or name[0] == "."
+            ):
                 raise ValueError(f"{name!r} cannot be the label of a {what}: use letters, digits and ._+-")
 
 
 def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
     """One folder, one benchmark and seed: keys of others would be taken for these."""
-    head = {key: settings[key] for key in ("benchmark", "cases_sha256", "seed")}
+    head = {
+        "benchmark": settings["benchmark"]["name"],
+        "cases": settings["cases_sha256"],
+        "seed": settings["seed"],
+    }
     journal = Journal(folder / "comparison.jsonl", head)
     if not journal.entries:
         journal.append([{"cases": settings["cases"]}])

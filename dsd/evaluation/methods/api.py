@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dsd.evaluation.benchmarks.pictures import decode_picture
-from dsd.evaluation.methods.base import Drawing, Job, Method
+from dsd.evaluation.methods.base import Drawing, DrawingStatus, Job, Method
 from dsd.llm import loop
 from dsd.llm.images import ImageModel
 from dsd.llm.ledger import Ledger
@@ -148,7 +148,7 @@ class ApiMethod(Method):
         except AnswerError as error:
             if isinstance(error, CallFailed) and error.kind in _HOPELESS:
                 raise
-            status = "refused" if error.status == "refused" else "failed"
+            status: DrawingStatus = "refused" if error.status == "refused" else "failed"
             return Drawing(status=status, reason=str(error), cost_usd=None, model=self._model)
         seconds = time.perf_counter() - start
         try:

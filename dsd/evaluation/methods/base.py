@@ -68,8 +68,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.status not in get_args(DrawingStatus) or (self.image is None) == (self.status == "drawn"):
             raise ValueError(
-                f"A drawing has a status among {', '.join(get_args(DrawingStatus))}, and a picture if and only "
-                f"if that is 'drawn'; got {self.status!r} and image={self.image!r}."
+                f"A drawing has a status of {', '.join(get_args(DrawingStatus))}, and a picture if and "
+                f"only if that is 'drawn'; got {self.status!r} and image={self.image!r}."
             )
 
 
@@ -126,17 +126,18 @@ class Method(Recorded, ABC):
         return []
 
     def tuning_seconds(self) -> float | None:
-        """Seconds of tuning a subject where `tune` did none here: 0 for zero-shot methods; None if unknown."""
+        """Seconds of tuning a subject, where `tune` did none: 0 for zero-shot methods; None if unknown."""
         return 0.0
 
-    def use_spellings(self, canonical: Callable[[str], str]) -> None:  # noqa: B027
+    def use_spellings(self, canonical: Callable[[str], str]) -> None:
         """Hear how a benchmark's keys may be spelt, for methods that look pictures up by them.
 
         Args:
-            canonical: from another spelling of a case's key to the benchmark's; `ValueError` for what is none.
+            canonical: from another spelling of a case's key to the benchmark's; `ValueError` for what is
+                none.
         """
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Let go of models and connections. Called when its last picture is drawn."""
 
     def _drawn(self, batch: Sequence[Job]) -> list[Drawing]:

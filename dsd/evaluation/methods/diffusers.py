@@ -161,7 +161,7 @@ class DiffusersMethod(Method):
             source = str(mini.path())
         elif not Path(source).expanduser().is_dir() and (source[:1] in "./~" or source.count("/") > 1):
             raise FileNotFoundError(f"There is no folder {source!r}. Give a diffusers folder, or a Hub id.")
-        cls = getattr(diffusers, class_name or "DiffusionPipeline", None)
+        cls: Any = getattr(diffusers, class_name or "DiffusionPipeline", None)
         if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
             raise LookupError(
                 f"diffusers has no pipeline {class_name!r}. Give the name of one as `class_name`."
@@ -174,7 +174,7 @@ class DiffusersMethod(Method):
         options = {"torch_dtype": dtype, "use_safetensors": True} | (
             {"revision": revision} if revision else {}
         )
-        pipeline = cls.from_pretrained(source, **options)
+        pipeline: Any = cls.from_pretrained(source, **options)
         if ip_adapter is not None:
             pipeline.load_ip_adapter(**ip_adapter)
         if lora is not None:
