@@ -106,8 +106,8 @@ def scatter(
     """
     if not points:
         raise ValueError("There is no point to draw.")
-    x, y = (_around([point[i] for point in points]) for i in (1, 2))
-    axes = _Axes(x, y, x_label, y_label)
+    x, y = [a for _, a, _, _ in points], [b for _, _, b, _ in points]
+    axes = _Axes(_around(x), _around(y), x_label, y_label)
     taken: list[tuple[float, float]] = []
     for name, a, b, ours in sorted(points, key=lambda point: -point[2]):
         at, high = axes.x(a), axes.y(b)

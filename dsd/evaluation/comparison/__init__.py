@@ -1,5 +1,5 @@
-"""The comparison of methods on a benchmark: `compare` draws, measures and rates, `write_comparison` reports. It
-can be stopped at any moment.
+"""The comparison of methods on a benchmark: `compare` draws, measures and rates, `write_comparison` reports.
+It can be stopped at any moment.
 """
 
 from dsd.evaluation.comparison.figures import Column, Figure

@@ -139,8 +139,8 @@ class Panel:
                 raise ValueError(f"The judge {self.label!r} rated {rating.key!r}, which it was not shown.")
             if rating.value is not None and not self._low <= rating.value <= self._high:
                 raise ValueError(
-                    f"The judge {self.label!r} gave {rating.value:g}, outside its scale from {self._low:g} to "
-                    f"{self._high:g}."
+                    f"The judge {self.label!r} gave {rating.value:g}, outside its scale from {self._low:g} "
+                    f"to {self._high:g}."
                 )
         return found
 

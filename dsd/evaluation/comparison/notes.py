@@ -18,7 +18,8 @@ def notes(comparison: Comparison) -> list[str]:
     for method in comparison.methods:
         if method.cut_prompts:
             found.append(
-                f"{method.label}: {method.cut_prompts} prompts are longer than it reads; it did not see their ends."
+                f"{method.label}: {method.cut_prompts} prompts are longer than it reads; their ends "
+                "were not seen."
             )
     whole = comparison.cases_in_all
     cases = len({job.case.key for job in comparison.jobs})
@@ -61,8 +62,8 @@ def _missing(comparison: Comparison, method: MethodResult) -> list[str]:
                 if facts[kind]
             )
             found.append(
-                f"{method.label}: {_share(lost, asked)} of the ratings by {comparison.column(name).title} are "
-                f"missing ({kinds}). They are left out, never guessed."
+                f"{method.label}: {_share(lost, asked)} of the ratings by {comparison.column(name).title} "
+                f"are missing ({kinds}). They are left out, never guessed."
             )
     return found
 

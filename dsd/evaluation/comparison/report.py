@@ -39,7 +39,7 @@ def write_comparison(comparison: Comparison, out: str | PathLike[str], shown: in
     parts = [
         sections.notes_section(comparison),
         sections.leaderboard(comparison),
-        *sections.published(comparison),
+        *sections.published_tables(comparison),
         *sections.plot(comparison),
         *sections.groups(comparison),
         sections.side_by_side(comparison),

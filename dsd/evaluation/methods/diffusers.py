@@ -161,8 +161,8 @@ class DiffusersMethod(Method):
             source = str(mini.path())
         elif not Path(source).expanduser().is_dir() and (source[:1] in "./~" or source.count("/") > 1):
             raise FileNotFoundError(f"There is no folder {source!r}. Give a diffusers folder, or a Hub id.")
-        cls: Any = getattr(diffusers, class_name or "DiffusionPipeline", None)
-        if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        cls = getattr(diffusers, class_name or "DiffusionPipeline", None)
+        if not (inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline)):
             raise LookupError(
                 f"diffusers has no pipeline {class_name!r}. Give the name of one as `class_name`."
             )
