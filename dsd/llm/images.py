@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,15 @@ from dsd.llm.budget import Budget
 from dsd.llm.door import RETRIES, wait_s
 from dsd.llm.ledger import Ledger
 from dsd.llm.pacing import Pace
-from dsd.llm.records import AnswerError, CallFailed, Usage
+from dsd.llm.records import AnswerError, CallFailed, Refused, Usage
 
 logger = logging.getLogger(__name__)
 
 MAX_IMAGE_BYTES = 64 * 2**20
 """Of one picture as a file; more is not taken."""
+_REFUSED = re.compile(
+    r"moderation_blocked|content_policy_violation|rejected as a result of (?:our|the) safety system"
+)
 _TAKES_FORMAT = ("dall-e-2", "dall-e-3")  # others give the picture itself anyway, or do not know the word
 
 
@@ -145,7 +149,7 @@ class ImageModel:
                     ) from None
                 except Exception as error:  # litellm raises what its providers' code raises
                     # Without the cause: its text and its request may hold keys.
-                    raise self._provider.typed(error) from None
+                    raise _refusal(self._provider.typed(error)) from None
                 cost = self._cost(response)
                 self.ledger.add(Usage(calls=1, cost_usd=cost))
                 self._budget.learn(cost)
@@ -155,8 +159,9 @@ class ImageModel:
 
     def _request(self, given: dict[str, Any], references: Sequence[bytes]) -> Any:
         if references:
-            files = [(f"reference{i}.png", data, "image/png") for i, data in enumerate(references)]
-            return litellm.aimage_edit(image=files, **given)
+            return litellm.aimage_edit(
+                image=list(references), **given
+            )  # bytes: not all providers take tuples
         if given["model"].rpartition("/")[2] in _TAKES_FORMAT:
             given = {"response_format": "b64_json"} | given
         return litellm.aimage_generation(**given)
@@ -210,3 +215,10 @@ class ImageModel:
                 f"{self.model}: its picture could not be fetched: {text}", kind="connection"
             ) from None
         return bytes(data)
+
+
+def _refusal(error: AnswerError) -> AnswerError:
+    """What a provider's filter stopped is refused: litellm knows not all words in which they say so."""
+    if isinstance(error, CallFailed) and error.kind == "bad_request" and _REFUSED.search(str(error)):
+        return Refused(str(error), raw=error.raw, usage=error.usage)
+    return error

@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A table: heads with remarks; rows of cells, the first of which names the row; `marked` rows are ours."""
+    """A table: heads with remarks; rows of cells, the first of them names it; `marked` rows are ours."""
 
     title: str
     text: str

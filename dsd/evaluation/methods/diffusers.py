@@ -161,8 +161,8 @@ class DiffusersMethod(Method):
             source = str(mini.path())
         elif not Path(source).expanduser().is_dir() and (source[:1] in "./~" or source.count("/") > 1):
             raise FileNotFoundError(f"There is no folder {source!r}. Give a diffusers folder, or a Hub id.")
-        cls = getattr(diffusers, class_name or "DiffusionPipeline", None)
-        if not (inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline)):
+        cls: Any = getattr(diffusers, class_name or "DiffusionPipeline", None)
+        if not _is_pipeline(cls):
             raise LookupError(
                 f"diffusers has no pipeline {class_name!r}. Give the name of one as `class_name`."
             )
@@ -180,3 +180,9 @@ class DiffusersMethod(Method):
         if lora is not None:
             pipeline.load_lora_weights(**lora)
         return pipeline.to(where)
+
+
+def _is_pipeline(found: Any) -> bool:
+    from diffusers import DiffusionPipeline
+
+    return inspect.isclass(found) and issubclass(found, DiffusionPipeline)
