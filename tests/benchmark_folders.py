@@ -27,7 +27,7 @@ SUBJECTS = {
 
 def picture(name, side=24):
     """A picture of its own for each name."""
-    rng = random.Random(str(name))
+    rng = random.Random(ascii(name))
     image = Image.new("RGB", (side, side), tuple(rng.randrange(256) for _ in range(3)))
     image.paste(tuple(rng.randrange(256) for _ in range(3)), (rng.randrange(8), 4, side - 4, side - 6))
     return image

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -103,17 +103,21 @@ class MetricMeasure(Measure):
     references counts the mean over all of them, where the metric takes one each.
 
     Args:
-        spec: a name or a spec, or a metric.
+        spec: a name or a spec, or a metric. In a spec, `label` names the column and `role` says what it is
+            of, "preservation", "following", "copying" or "other", where the name does not.
 
     Raises:
+        ValueError: for an unknown role.
         LookupError, TypeError: as `dsd.metrics.create`, or if `update` needs what no benchmark has.
     """
 
     def __init__(self, spec: Any) -> None:
         given = dict(spec) if isinstance(spec, Mapping) else spec
-        label = given.pop("label", None) if isinstance(given, dict) else None
+        label, role = (given.pop(key, None) if isinstance(given, dict) else None for key in ("label", "role"))
+        if role is not None and role not in get_args(Role):
+            raise ValueError(f"Unknown `role` {role!r} of a metric. Allowed: {', '.join(get_args(Role))}.")
         self._metric = metrics.create(given)
-        self.spec = metrics.spec(self._metric) if not isinstance(spec, str) else {"name": spec}
+        self.spec = _spec_of(self._metric)
         self.label = str(label or self.spec["name"]).rpartition(":")[2]
         self._wanted = _wanted(self._metric)
         self._embeddings = _shared(self._metric)
@@ -122,7 +126,7 @@ class MetricMeasure(Measure):
             Column(
                 name=self.label,
                 title=self.label.replace("_", " "),
-                role=_role(str(self.spec["name"])),
+                role=role or _role(f"{self.spec['name']} {self.label}"),
                 higher_is_better=good is not False,
                 about={"metric": self.spec, **_preprocessing(self._metric)},
             ),
@@ -142,6 +146,13 @@ class MetricMeasure(Measure):
         self._metric.reset()
         self._metric.update(**{name: value * (longest // len(value)) for name, value in given.items()})
         return _number(self._metric.compute())
+
+
+def _spec_of(metric: Any) -> dict[str, Any]:
+    try:
+        return metrics.spec(metric)
+    except TypeError:  # built by hand, so that its arguments are not known
+        return {"name": f"{type(metric).__module__}:{type(metric).__qualname__}"}
 
 
 def _references(shown: Shown) -> list[Any]:
