@@ -269,7 +269,15 @@ def test_a_run_grows_by_what_is_new_alone(tmp_path):
     assert np.diff(facts["run_means"]) == pytest.approx([-0.0625, -0.0625])
 
 
-@pytest.mark.parametrize(("where", "count"), [("draw", 0), ("draw", 7), ("judge", 4), ("judge", 17)])
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("draw", 7),
+        ("judge", 4),
+        pytest.param("draw", 0, marks=pytest.mark.slow),
+        pytest.param("judge", 17, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path, where, count):
     out = tmp_path / "out"
 
