@@ -146,11 +146,11 @@ def test_a_journal_survives_a_torn_line_and_knows_its_head(tmp_path):
     assert [entry["n"] for entry in again.entries] == [1, 2]
     again.append([{"n": 4}])
     assert [x["n"] for x in Journal(tmp_path / "x" / "j.jsonl", {"a": 1}).entries] == [1, 2, 4]
-    with pytest.raises(ValueError, match='what came of {"a": 1}, not of {"a": 2}'):
+    with pytest.raises(ValueError, match=r'what came of {"a": 1}, not of {"a": 2}'):
         Journal(tmp_path / "x" / "j.jsonl", {"a": 2})
     content = (tmp_path / "x" / "j.jsonl").read_bytes().replace(b'{"n": 2}', b'{"n"')
     (tmp_path / "x" / "j.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match="Line 3 of .* is damaged"):
+    with pytest.raises(ValueError, match=r"Line 3 of .* is damaged"):
         Journal(tmp_path / "x" / "j.jsonl", {"a": 1})
     (tmp_path / "torn.jsonl").write_bytes(b'{"a"')
     assert Journal(tmp_path / "torn.jsonl", {"a": 1}).entries == []
@@ -333,6 +333,62 @@ def test_below_one_percent_nothing_is_said(tmp_path):
     result = run(tmp_path, Greys().but(fails=["s3-2"]), benchmark=Shades(12, 10), images_per_prompt=1)
     assert notes(result) == []
     assert result.method("greys").figures["Nearness"].missing == 1
+
+
+class Careful(ShadeJudge):
+    """As judges that ask models do it: what was rated before the money ended comes back."""
+
+    def rate_some(self, cases, runs=None):
+        found = []
+        for case in cases:
+            for number in range(runs):
+                found += [*super().rate_some([case], 1)] if number == 0 else [self.rate(case, number)]
+        return found
+
+
+def test_what_was_rated_before_the_money_ended_is_kept(tmp_path):
+    result = run(tmp_path, benchmark=Shades(10, 3), judges=[Careful().but(stop_after=13)])
+    assert result.method("greys").figures["concept_preservation"].n == 13
+    again = Careful()
+    assert run(tmp_path, benchmark=Shades(10, 3), judges=[again]).stopped == ""
+    assert len(again.rated) == 17
+
+
+def test_judges_of_one_label_share_the_categories(tmp_path):
+    name = "tests.comparison_parts:ShadeJudge"
+    specs = [
+        {"name": name, "rubric": "preservation_dark", "label": "cp", "only": "dark"},
+        {"name": name, "rubric": "preservation_light", "step": 1.0, "label": "cp", "only": ["light"]},
+    ]
+    result = run(tmp_path, judges=specs, runs=2, metrics=[])
+    figure = result.method("greys").figures["cp"]
+    assert figure.n == 18
+    assert figure.by_category["dark"].value == pytest.approx((4 - 0.3 - 0.125) / 4)
+    assert figure.by_category["light"].value == pytest.approx((4 - 0.3 - 0.5) / 4)
+    assert result.preservation == "cp"
+    assert result.method("greys").ratings["cp"]["rated"] == 36
+    half = run(tmp_path / "half", judges=specs[:1])
+    assert half.method("greys").figures["cp"].missing == 12
+    assert any("(24 not asked)" in x or "(12 not asked)" in x for x in notes(half))
+    with pytest.raises(ValueError, match=r"called 'cp'. Give each a `label` of its own"):
+        run(tmp_path, judges=[specs[0], {**specs[1], "only": ["dark", "light"]}])
+    with pytest.raises(ValueError, match="differ in scale or runs"):
+        run(
+            tmp_path,
+            judges=[specs[0], {"name": "tests.test_comparison:Wide", "label": "cp", "only": "light"}],
+        )
+
+
+class Wide(ShadeJudge):
+    high = 10.0
+
+
+def test_a_judge_says_how_often_it_rates(tmp_path):
+    judge = ShadeJudge()
+    judge.runs = 3
+    result = run(tmp_path, judges=[judge])
+    assert len(judge.rated) == 54
+    assert result.column("concept_preservation").runs == 3
 
 
 def test_spent_money_ends_the_run_with_a_report(tmp_path):

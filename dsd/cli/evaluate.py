@@ -19,7 +19,7 @@ def evaluate(
     judges: str | Sequence[Any] | None = None,
     limit: int | None = None,
     images_per_prompt: int | None = None,
-    runs: int = 1,
+    runs: int | None = None,
     average: Literal["micro", "macro"] = "micro",
     rank_by: str | None = None,
     shown: int = 4,
@@ -44,7 +44,7 @@ def evaluate(
         judges: a judge's name or spec; may be given several times.
         limit: so many cases, chosen by chance; all by default.
         images_per_prompt: pictures of each case; by default as many as the benchmark's authors draw.
-        runs: how often each judge rates a picture.
+        runs: how often each judge rates a picture; by default as often as the judge says.
         average: what counts alike: every picture (micro), or every category (macro).
         rank_by: the column to rank by; by default the product of preservation and following.
         shown: how many of the best and of the worst cases of each method the page shows.

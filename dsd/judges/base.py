@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from dsd.llm.asking import Asking
 from dsd.llm.records import Stopped
-from dsd.registry import Recorded
 
 logger = logging.getLogger(__name__)
 
@@ -78,35 +78,57 @@ class Rating:
             )
 
 
-class Judge(Recorded, ABC):
+class Judge(Asking[Case], ABC):
     """Rates pictures one by one: a rating depends on its case, and the number of the run, alone.
+
+    Only `rate` must be written. The rest is for judges that ask others, or rate many pictures at once; see
+    also `dsd.llm.asking.Asking`, whose `estimate` is asked for one rating.
 
     Attributes:
         rubric_name: what the ratings are called by.
         low: lowest rating of the scale.
         high: highest rating of the scale.
+        runs: how often each picture is rated where nobody says it.
     """
 
     rubric_name: str
     low: float
     high: float
+    runs: int = 1
 
     @abstractmethod
     def rate(self, case: Case, run: int = 0) -> Rating:
         """Rate one picture."""
 
-    def rate_batch(self, cases: Sequence[Case], runs: int = 1) -> list[Rating]:
-        """All runs of the first case, then of the second, and so on, whatever happened.
+    def rate_batch(self, cases: Sequence[Case], runs: int | None = None) -> list[Rating]:
+        """All runs of the first case, then of the second, and so on, whatever happened: a case that cannot be
+        rated gets the status "failed".
 
         Override it to rate many at once; keep that promise, and the ratings of `rate`.
 
+        Args:
+            cases: what to rate; they stay as they are.
+            runs: how often each; `self.runs` by default.
+
         Raises:
             Stopped: if the money or the time given for the run is spent; nothing else but Ctrl-C leaves it.
+            ValueError: if `runs` is below 1.
         """
-        return [self._rate_or_fail(case, run) for case in cases for run in range(runs)]
+        return [self._rate_or_fail(case, run) for case in cases for run in range(self._num_runs(runs))]
 
-    def close(self) -> None:
-        """Let go of connections and files. Called at the end by whoever made the judge."""
+    def rate_some(self, cases: Sequence[Case], runs: int | None = None) -> list[Rating | Stopped]:
+        """As `rate_batch`, but where the money or the time ends in the midst of it, what was rated before
+        comes back, with the error in the place of each rating that was not made.
+        """
+        try:
+            return [*self.rate_batch(cases, runs)]
+        except Stopped as stop:
+            return [stop] * (len(cases) * self._num_runs(runs))
+
+    def _num_runs(self, runs: int | None) -> int:
+        if runs is not None and runs < 1:
+            raise ValueError(f"`runs` must be at least 1; got {runs}.")
+        return self.runs if runs is None else runs
 
     def _rate_or_fail(self, case: Case, run: int) -> Rating:
         try:

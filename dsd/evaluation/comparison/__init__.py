@@ -4,6 +4,7 @@ It can be stopped at any moment.
 
 from dsd.evaluation.comparison.figures import Column, Figure
 from dsd.evaluation.comparison.report import write_comparison
-from dsd.evaluation.comparison.run import Comparison, MethodResult, compare
+from dsd.evaluation.comparison.result import Comparison, MethodResult
+from dsd.evaluation.comparison.run import compare
 
 __all__ = ["Column", "Comparison", "Figure", "MethodResult", "compare", "write_comparison"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dsd.evaluation.comparison import tables
 from dsd.evaluation.comparison.notes import notes
-from dsd.evaluation.comparison.run import Comparison
+from dsd.evaluation.comparison.result import Comparison
 from dsd.evaluation.comparison.tables import Cell, Grid
 
 

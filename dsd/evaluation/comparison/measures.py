@@ -135,7 +135,7 @@ class MetricMeasure(Measure):
     def measure(self, shown: Sequence[Shown]) -> list[Scores]:
         """The metric's value for each picture alone; None where it has none."""
         if self._embeddings is not None:
-            self._embeddings.prime([image for x in shown for image in (x.image, *x.job.case.references)])
+            self._embeddings([image for x in shown for image in (x.image, *x.job.case.references)])
         return [{self.label: self._value(x)} for x in shown]
 
     def _value(self, shown: Shown) -> float | None:
@@ -145,6 +145,11 @@ class MetricMeasure(Measure):
         longest = max(map(len, given.values()))
         self._metric.reset()
         self._metric.update(**{name: value * (longest // len(value)) for name, value in given.items()})
+        counts = getattr(self._metric, "counts", None)
+        if isinstance(counts, Tensor) and not bool(
+            counts.any()
+        ):  # it found no value, and keeps count of that
+            return None
         return _number(self._metric.compute())
 
 
@@ -200,15 +205,14 @@ def _wanted(metric: Any) -> list[str]:
 
 
 def _number(found: Any) -> float | None:
-    value = getattr(found, "value", found)
-    if isinstance(value, Mapping):
-        value = next(iter(value.values()))
+    value = found["score"] if isinstance(found, Mapping) else found
     number = float(value.detach().double().mean() if isinstance(value, Tensor) else value)
     return number if number == number else None
 
 
 def _preprocessing(metric: Any) -> dict[str, str]:
-    named = getattr(metric, "preprocessing", None)
+    of = (metric, getattr(metric, "extractor", None))
+    named = next((x for holder in of if (x := getattr(holder, "preprocessing", None)) is not None), None)
     return {} if named is None else {"preprocessing": str(named)}
 
 
@@ -220,10 +224,6 @@ class _Embeddings(Extractor):
     def __init__(self, inner: Extractor) -> None:
         super().__init__(inner, repr(inner))
         self._inner, self._found = inner, OrderedDict[str, Tensor]()
-
-    def prime(self, images: Sequence[Image.Image]) -> None:
-        """Embed many at once."""
-        self(images)
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """As the extractor itself, from memory where it can."""
@@ -237,10 +237,11 @@ class _Embeddings(Extractor):
         return found
 
 
-def _shared(metric: Any) -> _Embeddings | None:
+def _shared(metric: Any) -> Extractor | None:
+    """The metric's extractor, which remembers: as it is, or made so; None if it has none."""
     extractor = getattr(metric, "extractor", None)
-    if not isinstance(extractor, Extractor):
-        return None
+    if type(extractor) is not Extractor:
+        return extractor if isinstance(extractor, Extractor) else None
     metric.extractor = _Embeddings(extractor)
     shared: _Embeddings = metric.extractor
     return shared

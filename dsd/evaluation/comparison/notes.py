@@ -2,7 +2,7 @@
 
 import math
 
-from dsd.evaluation.comparison.run import Comparison, MethodResult
+from dsd.evaluation.comparison.result import Comparison, MethodResult
 
 MOST_MISSING = 0.01
 """Above this share of missing values, the report says so on top."""

@@ -10,7 +10,7 @@ from dsd.evaluation.benchmarks.base import Benchmark
 from dsd.evaluation.comparison.figures import Averages, Column, Role
 
 if TYPE_CHECKING:
-    from dsd.evaluation.comparison.run import MethodResult
+    from dsd.evaluation.comparison.result import MethodResult
 
 PRODUCT = "product"
 WITHOUT_COPIES = "without_copies"

@@ -13,7 +13,7 @@ from dsd.data.manifest import versions
 from dsd.evaluation.comparison import sections
 from dsd.evaluation.comparison.markdown import markdown
 from dsd.evaluation.comparison.notes import notes
-from dsd.evaluation.comparison.run import Comparison
+from dsd.evaluation.comparison.result import Comparison
 from dsd.evaluation.comparison.standings import gap, standings
 from dsd.evaluation.page import write_json, write_page
 

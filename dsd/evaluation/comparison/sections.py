@@ -9,7 +9,7 @@ from PIL import Image
 from dsd.evaluation import plots, published
 from dsd.evaluation.comparison import tables
 from dsd.evaluation.comparison.notes import notes
-from dsd.evaluation.comparison.run import Comparison, MethodResult
+from dsd.evaluation.comparison.result import Comparison, MethodResult
 from dsd.evaluation.comparison.standings import RULE, standings
 from dsd.evaluation.methods.base import Job
 from dsd.evaluation.page import Section

@@ -8,7 +8,7 @@ import numpy as np
 from dsd.evaluation import published
 from dsd.evaluation.bootstrap import Interval
 from dsd.evaluation.comparison.figures import Figure
-from dsd.evaluation.comparison.run import Comparison, MethodResult
+from dsd.evaluation.comparison.result import Comparison, MethodResult
 
 RULE = "micro"
 

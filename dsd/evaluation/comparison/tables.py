@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dsd.evaluation import published
 from dsd.evaluation.comparison.figures import Column, Figure
-from dsd.evaluation.comparison.run import Comparison, MethodResult
+from dsd.evaluation.comparison.result import Comparison, MethodResult
 from dsd.evaluation.comparison.standings import RULE, standings
 from dsd.evaluation.page import duration
 from dsd.llm.ledger import dollars
