@@ -99,8 +99,10 @@ class MetricMeasure(Measure):
     """Any `torchmetrics.Metric` of the family `metrics`, one picture at a time.
 
     What its `update` takes is given by the names of its arguments: `generated`, `reference` (or
-    `references`), `prompt` (`prompts`, `text`, `texts`), `truth` (`true_view`). A subject with several
-    references counts the mean over all of them, where the metric takes one each.
+    `references`), `prompt` (`prompts`, `text`, `texts`), `truth` (`true_view`). A subject's several
+    references go together as one set where `update` takes sets (it then has an argument `reference_index`); else the
+    metric sees a pair for each. Where it takes a truth, the reference is the first picture of the subject,
+    which methods are given, and the truth what they are not: the true picture, or the other references.
 
     Args:
         spec: a name or a spec, or a metric. In a spec, `label` names the column and `role` says what it is
@@ -119,7 +121,13 @@ class MetricMeasure(Measure):
         self._metric = metrics.create(given)
         self.spec = _spec_of(self._metric)
         self.label = str(label or self.spec["name"]).rpartition(":")[2]
+        if _BY_PROMPT & {str(self.spec["name"])}:
+            raise TypeError(
+                f"{self.spec['name']!r} compares the pictures of one prompt with each other; here each "
+                "picture has a number of its own. Use the metric by itself."
+            )
         self._wanted = _wanted(self._metric)
+        self._takes_sets = "reference_index" in inspect.signature(self._metric.update).parameters
         self._embeddings = _shared(self._metric)
         good = getattr(self._metric, "higher_is_better", True)
         self.columns = (
@@ -139,7 +147,7 @@ class MetricMeasure(Measure):
         return [{self.label: self._value(x)} for x in shown]
 
     def _value(self, shown: Shown) -> float | None:
-        given = {name: found for name in self._wanted if (found := _GIVEN[name](shown))}
+        given = {name: found for name in self._wanted if (found := self._given(name, shown))}
         if len(given) < len(self._wanted):
             return None
         longest = max(map(len, given.values()))
@@ -151,6 +159,12 @@ class MetricMeasure(Measure):
         ):  # it found no value, and keeps count of that
             return None
         return _number(self._metric.compute())
+
+    def _given(self, name: str, shown: Shown) -> list[Any]:
+        found = _GIVEN[name](shown)
+        if name in _REFERENCES and _TRUTHS & {*self._wanted}:
+            return found[:1]
+        return [found] if name in _REFERENCES and self._takes_sets and len(found) > 1 else found
 
 
 def _spec_of(metric: Any) -> dict[str, Any]:
@@ -165,23 +179,28 @@ def _references(shown: Shown) -> list[Any]:
 
 
 def _truth(shown: Shown) -> list[Any]:
-    """Another true view of the subject than the first reference."""
+    """Other true views of the subject than the first reference."""
     case = shown.job.case
-    if (truth := case.true_picture) is not None:
-        return [truth]
-    return list(case.references[1:2])
+    truth = case.true_picture
+    return [truth] if truth is not None else list(case.references[1:])
 
 
+_REFERENCES = ("reference", "references")
+_TRUTHS = frozenset({"truth", "true_view"})
+_BY_PROMPT = frozenset({"intra_prompt_diversity"})
 _GIVEN: Mapping[str, Callable[[Shown], list[Any]]] = {
     **dict.fromkeys(("generated", "images"), lambda shown: [shown.image]),
-    **dict.fromkeys(("reference", "references"), _references),
+    **dict.fromkeys(_REFERENCES, _references),
     **dict.fromkeys(("prompt", "prompts", "text", "texts"), lambda shown: [shown.job.case.prompt]),
-    **dict.fromkeys(("truth", "true_view"), _truth),
+    **dict.fromkeys(sorted(_TRUTHS), _truth),
 }
 
 _ROLES: Mapping[str, Role] = {
-    "image_similarity": "preservation",
+    "text_image_similarity": "following",
     "text_similarity": "following",
+    "image_similarity": "preservation",
+    "dino_similarity": "preservation",
+    "embedding_identity": "preservation",
     "near_copy": "copying",
     "copy_paste": "copying",
 }
@@ -239,7 +258,7 @@ class _Embeddings(Extractor):
 
 def _shared(metric: Any) -> Extractor | None:
     """The metric's extractor, which remembers: as it is, or made so; None if it has none."""
-    extractor = getattr(metric, "extractor", None)
+    extractor = getattr(metric, "extractor", None) or getattr(metric, "encoder", None)
     if type(extractor) is not Extractor:
         return extractor if isinstance(extractor, Extractor) else None
     metric.extractor = _Embeddings(extractor)
