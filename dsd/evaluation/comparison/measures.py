@@ -100,9 +100,10 @@ class MetricMeasure(Measure):
 
     What its `update` takes is given by the names of its arguments: `generated`, `reference` (or
     `references`), `prompt` (`prompts`, `text`, `texts`), `truth` (`true_view`). A subject's several
-    references go together as one set where `update` takes sets (it then has an argument `reference_index`); else the
-    metric sees a pair for each. Where it takes a truth, the reference is the first picture of the subject,
-    which methods are given, and the truth what they are not: the true picture, or the other references.
+    references go together as one set where `update` takes sets (it then has an argument `reference_index`);
+    else the metric sees a pair for each. Where it takes a truth, the reference is the first picture of the
+    subject, which methods are given, and the truth what they are not: the true picture, or the other
+    references.
 
     Args:
         spec: a name or a spec, or a metric. In a spec, `label` names the column and `role` says what it is
