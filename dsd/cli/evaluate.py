@@ -1,123 +1,144 @@
-"""Judging a student of the embedded model."""
+"""Comparing methods on a benchmark."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from dsd.evaluation import Evaluation
-    from dsd.pipeline import DSDPipeline
+    from dsd.evaluation.comparison import Comparison
 
 
 def evaluate(
-    model: str,
     out: str,
-    teacher: str | Mapping[str, Any] | None = "diffusers",
-    references: int = 64,
-    scenes: int = 4,
-    num_inference_steps: int = 28,
-    guidance_scale: float = 3.5,
-    image_guidance: float = 1.0,
-    text_guidance: float = 1.0,
+    model: str | None = None,
+    benchmark: str | Mapping[str, Any] = "small_world",
+    root: str | None = None,
+    method: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    baselines: bool = True,
+    metrics: str | Sequence[Any] | None = None,
+    judges: str | Sequence[Any] | None = None,
+    limit: int | None = None,
+    images_per_prompt: int | None = None,
+    runs: int | None = None,
+    average: Literal["micro", "macro"] = "micro",
+    rank_by: str | None = None,
+    shown: int = 4,
     seed: int = 0,
-    batch_size: int = 32,
-    device: str | None = None,
     progress: bool = True,
 ) -> str:
-    """Judge a student of the small world on characters that nothing was trained on.
+    """Compare methods on a benchmark: draw, measure, have rated, report.
 
-    Writes `evaluation.html` and `evaluation.json`: identity by measurement and by the encoder, share of right
-    scenes, and their product, beside the teacher prompted with text alone, the reference copied, the
-    untrained student and the true pictures.
+    Stop it at any moment and call it again: nothing is drawn or rated twice. Writes `evaluation.html`,
+    `evaluation.md`, `evaluation.json`, `pictures.csv`, and all pictures below `methods`.
 
     Args:
-        model: the folder of a student.
         out: the folder for the results.
-        teacher: who draws from text alone: a name or a spec; null to leave that out.
-        references: how many characters.
-        scenes: how many new scenes of each.
-        num_inference_steps: steps of the sampler.
-        guidance_scale: what a guidance-distilled denoiser is told.
-        image_guidance: above 1, the reference is followed more closely.
-        text_guidance: above 1, the prompt is followed more closely.
-        seed: of the characters and of the noise.
-        batch_size: pictures drawn at once.
-        device: by default a GPU if there is one.
+        model: the folder of a student; short for the method "student", and "untrained" among the baselines.
+        benchmark: "dreambench++", "dreambooth", "folder" (one of your own), "small_world", or a spec.
+        root: the benchmark's folder.
+        method: who is compared: a name or a spec; may be given several times. A spec's `label` is what it is
+            called.
+        baselines: compare with what the benchmark offers too: the reference copied and, for the small world,
+            the teacher prompted with text alone, the untrained student and the true pictures.
+        metrics: a metric's name or spec; may be given several times.
+        judges: a judge's name or spec; may be given several times.
+        limit: so many cases, chosen by chance; all by default.
+        images_per_prompt: pictures of each case; by default as many as the benchmark's authors draw.
+        runs: how often each judge rates a picture; by default as often as the judge says.
+        average: what counts alike: every picture (micro), or every category (macro).
+        rank_by: the column to rank by; by default the product of preservation and following.
+        shown: how many of the best and of the worst cases of each method the page shows.
+        seed: of the noise.
         progress: show progress bars on stderr.
 
     Raises:
-        FileNotFoundError: if there is no such model.
+        FileNotFoundError: if there is no such model, folder or file.
         OSError: if `out` cannot be written.
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or `out` holds the results of something else.
     """
-    import torch
-
-    from dsd import DSDPipeline, teachers
     from dsd.data.atomic import make_folder
-    from dsd.evaluation import sections, small_world, write_page
 
-    folder = Path(out).expanduser()
-    make_folder(folder)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cases = small_world.held_out(references, scenes, seed)
-    pipe = DSDPipeline.from_pretrained(model).to(where)
-    sampling = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "image_guidance": image_guidance,
-        "text_guidance": text_guidance,
-    }
+    make_folder(Path(out).expanduser())
 
-    def bar(name: str) -> str | None:
-        return name if progress else None
+    from dsd.evaluation.comparison import compare, write_comparison
+    from dsd.quiet import quiet_loading
 
-    answers: dict[str, small_world.Answers] = {}
-    for name, drawer in {"student": pipe, "untrained": _untrained(model).to(where)}.items():
-        answers[name] = small_world.student_answers(
-            cases, drawer, seed=seed, batch_size=batch_size, progress=bar(name), **sampling
+    asked = _specs(method)
+    if model is not None:
+        asked.insert(0, {"name": "student", "model": model})
+    if not asked:
+        raise ValueError("Say who is compared: --method, or --model for a student.")
+    if baselines:
+        asked += _baselines(benchmark, model)
+    wanted = {"name": benchmark} if isinstance(benchmark, str) else dict(benchmark)
+    with quiet_loading():
+        result = compare(
+            wanted if root is None else {**wanted, "root": root},
+            _labelled(asked),
+            out,
+            metrics=_specs(metrics),
+            judges=_specs(judges),
+            limit=limit,
+            images_per_prompt=images_per_prompt,
+            runs=runs,
+            average=average,
+            rank_by=rank_by,
+            seed=seed,
+            progress=progress,
         )
-    if teacher is not None:
-        artist = teachers.create(teacher)
-        answers["text_only"] = small_world.text_only_answers(
-            cases, artist, seed=seed, progress=bar("text only")
-        )
-    result = small_world.evaluate_methods(cases, answers, progress=bar("measure"), seed=seed)
-
-    content = {
-        "model": model,
-        "seed": seed,
-        "sampling": sampling,
-        "methods": {name: scores.to_json() for name, scores in result.methods.items()},
-        "gap_closed": result.gap_closed,
-        "gap_closed_interval": result.gap_interval,
-    }
-    (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
-    parts = [sections.gallery(cases, answers["student"], result), sections.methods(result, cases, answers)]
-    page = write_page(folder / "evaluation.html", f"The student {Path(model).name}", parts)
+        page = write_comparison(result, out, shown)
+    if result.stopped:
+        raise RuntimeError(f"{result.stopped} What there is stands in {page}.")
     return f"{_table(result)}\n{page}"
 
 
-def _untrained(model: str) -> "DSDPipeline":
-    """The student that `model` was before its training."""
-    from dsd import DSDPipeline, Student
-    from dsd.export import CARD
+def _specs(given: Any) -> list[Any]:
+    """One spec or several; a text may be one too, as an option that is given several times has it."""
+    if given is None:
+        return []
+    if isinstance(given, str | Mapping):
+        given = [given]
+    return [_spec(item) for item in given]
 
-    card_path = Path(model).expanduser() / CARD
-    if not card_path.is_file():
-        raise FileNotFoundError(
-            f"{model} has no {CARD}, which says what it was trained from. Save it with save_pretrained."
+
+def _spec(item: Any) -> Any:
+    if not isinstance(item, str) or not item.lstrip().startswith("{"):
+        return item
+    import yaml
+
+    try:
+        return yaml.safe_load(item)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{item!r} is no spec: {' '.join(str(error).split())}.") from error
+
+
+def _baselines(benchmark: Any, model: str | None) -> list[Any]:
+    name = benchmark if isinstance(benchmark, str) else benchmark.get("name")
+    if name != "small_world":
+        return ["copy"]
+    untrained = [{"name": "untrained", "model": model}] if model is not None else []
+    return ["text_only", "copy", *untrained, "ceiling"]
+
+
+def _labelled(specs: Sequence[Any]) -> dict[str, Any]:
+    """By their labels; the same one twice is the user's to mend."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        given = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+        label = str(given.pop("label", given.get("name")))
+        if found.get(label, given) != given:
+            raise ValueError(f"Two methods are called {label!r}. Give each a `label` of its own in its spec.")
+        found[label] = given
+    return found
+
+
+def _table(result: "Comparison") -> str:
+    names = [column.name for column in result.columns]
+    width = max(12, *(len(method.label) + 1 for method in result.methods))
+    lines = [f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
+    for method in result.methods:
+        values = [method.figures[name].value for name in names]
+        lines.append(
+            f"{method.label:{width}}" + "".join(f"{'-' if x is None else f'{x:.3f}':>18}" for x in values)
         )
-    card = json.loads(card_path.read_text())
-    student = Student(base=card["base"], conditioning=card["conditioning"])
-    student.backbone.load("vae", "text")
-    size = card.get("frame_size")
-    return DSDPipeline(student.backbone, student.conditioning, None if size is None else (size[0], size[1]))
-
-
-def _table(result: "Evaluation") -> str:
-    names = ("identity", "identity_encoder", "scene", "product")
-    lines = [f"{'':12}" + "".join(f"{name:>18}" for name in names)]
-    for method, scores in result.methods.items():
-        lines.append(f"{method:12}" + "".join(f"{getattr(scores, name):18.3f}" for name in names))
     return "\n".join(lines)

@@ -90,6 +90,50 @@ def histogram(
     return axes.svg(f"{x_label} of {len(kept)} kept and {len(dropped)} dropped pairs")
 
 
+def scatter(
+    points: Sequence[tuple[str, float, float, bool]], x_label: str, y_label: str, description: str
+) -> Markup:
+    """Named points; up and to the right is better. Ours are filled, others hollow.
+
+    Args:
+        points: name, x, y and whether it is ours.
+        x_label: what x is.
+        y_label: what y is.
+        description: of what is seen, for those who do not see it.
+
+    Raises:
+        ValueError: if there is no point.
+    """
+    if not points:
+        raise ValueError("There is no point to draw.")
+    x, y = [a for _, a, _, _ in points], [b for _, _, b, _ in points]
+    axes = _Axes(_around(x), _around(y), x_label, y_label)
+    taken: list[tuple[float, float]] = []
+    for name, a, b, ours in sorted(points, key=lambda point: -point[2]):
+        at, high = axes.x(a), axes.y(b)
+        label_y = high + 4
+        while any(abs(label_y - other_y) < 12 and abs(at - other) < 120 for other, other_y in taken):
+            label_y += 12
+        taken.append((at, label_y))
+        left = at > _WIDTH - 150
+        place = (
+            f'x="{at + (-9 if left else 9):.1f}" y="{label_y:.1f}" text-anchor="{"end" if left else "start"}"'
+        )
+        kind = "ours" if ours else "other"
+        title = Markup.escape(f"{name}: {a:.3f}, {b:.3f}")
+        axes.parts.append(
+            f'<circle class="{kind}" cx="{at:.1f}" cy="{high:.1f}" r="5"><title>{title}</title></circle>'
+        )
+        axes.parts.append(f'<text class="{kind}" {place}>{Markup.escape(name)}</text>')
+    return axes.svg(description)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = 0.08 * (high - low) or 0.05
+    return low - room, high + room
+
+
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers between two values."""
     if not high > low:

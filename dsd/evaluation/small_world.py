@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
 from tqdm import tqdm
 
 from dsd import extractors
 from dsd.evaluation.bootstrap import Interval, interval, resamples
 from dsd.evaluation.measuring import measure_all
-from dsd.mini.measure import Measurement, identity
+from dsd.evaluation.methods.student import ask_student
+from dsd.evaluation.methods.text_only import ask_teacher
+from dsd.mini.measure import identity
 from dsd.mini.render import render_image
 from dsd.mini.world import SCENES, caption, describe, describe_scene, sample_character, sample_context
-from dsd.types import GridPrompt
+from dsd.types import image_digest
 
 if TYPE_CHECKING:
     from dsd.pipeline import DSDPipeline
@@ -171,50 +173,76 @@ def evaluate_methods(
                 f"got {[len(row) for row in given]}."
             )
     ordered = [name for name in METHODS if name in drawn] + [name for name in drawn if name not in METHODS]
-    images = [case.reference for case in cases] + [x for name in ordered for row in drawn[name] for x in row]
-    measured = measure_all(images, workers=workers, progress=progress)
-    embedded = _embedded(images, extractors.load(extractor))
-    count, shape = len(cases), (len(cases), len(cases[0].scenes))
-    wanted = np.array([case.scenes for case in cases])
-    picks = resamples(count, seed=seed)
-    values = {}
-    for number, name in enumerate(ordered):
-        rows = slice(count + number * wanted.size, count + (number + 1) * wanted.size)
-        values[name] = {
-            "identity": _identities(measured[:count], measured[rows], shape),
-            "identity_encoder": _cosines(embedded[:count], embedded[rows], shape),
-            "scene": _in_scene(measured[rows], wanted).astype(float),
-        }
+    wanted = [scene for case in cases for scene in case.scenes]
+    found = picture_scores(
+        [case.reference for _ in ordered for case in cases for _ in case.scenes],
+        [image for name in ordered for row in drawn[name] for image in row],
+        wanted * len(ordered),
+        extractor,
+        workers=workers,
+        progress=progress,
+    )
+    picks = resamples(len(cases), seed=seed)
+    shape = (len(ordered), len(cases), len(cases[0].scenes))
+    values = {
+        name: {score: scores.reshape(shape)[number] for score, scores in found.items()}
+        for number, name in enumerate(ordered)
+    }
     methods = {name: _summary(found, picks) for name, found in values.items()}
     return Evaluation(
         methods=methods, **_gap({name: found["identity"] for name, found in values.items()}, picks)
     )
 
 
+def picture_scores(
+    references: Sequence[Image.Image],
+    images: Sequence[Image.Image],
+    scenes: Sequence[str],
+    extractor: extractors.Spec | extractors.Extractor = "mini",
+    *,
+    workers: int = 2,
+    progress: str | None = None,
+) -> dict[str, Float[np.ndarray, " pictures"]]:
+    """The scores of each picture; see `MethodScores` for what they are.
+
+    Args:
+        references: of each picture.
+        images: what was drawn, 64 x 64 px.
+        scenes: what was asked for.
+        extractor: the identity encoder; see `dsd.extractors`.
+        workers: see `measure_all`.
+        progress: see `measure_all`.
+
+    Raises:
+        ValueError: if there are not as many of each, or a picture is not 64 x 64 px.
+    """
+    if not len(references) == len(images) == len(scenes):
+        raise ValueError(f"{len(references)} references and {len(scenes)} scenes for {len(images)} pictures.")
+    every = [*references, *images]
+    measured = measure_all(every, workers=workers, progress=progress)
+    embedded = _embedded(every, extractors.load(extractor))
+    count = len(images)
+    alike = [identity(a, b) for a, b in zip(measured[:count], measured[count:], strict=True)]
+    there = [found.scene == scene for found, scene in zip(measured[count:], scenes, strict=True)]
+    found = {
+        "identity": np.array(alike, dtype=float),
+        "identity_encoder": (embedded[:count] * embedded[count:]).sum(-1).clamp(0, 1).double().numpy(),
+        "scene": np.array(there, dtype=float),
+    }
+    return {**found, "product": found["identity"] * found["scene"]}
+
+
 def _embedded(images: list[Image.Image], extractor: extractors.Extractor) -> Float[torch.Tensor, "n d"]:
-    return torch.cat([extractor(images[i : i + _EMBEDDED]) for i in range(0, len(images), _EMBEDDED)])
-
-
-def _identities(
-    references: list[Measurement], answers: list[Measurement], shape: tuple[int, int]
-) -> PerPicture:
-    found = [identity(references[i // shape[1]], answer) for i, answer in enumerate(answers)]
-    return np.array(found).reshape(shape)
-
-
-def _cosines(references: torch.Tensor, answers: torch.Tensor, shape: tuple[int, int]) -> PerPicture:
-    cosines = torch.einsum("cd,csd->cs", references, answers.reshape(*shape, -1))
-    return cosines.clamp(0, 1).numpy()
-
-
-def _in_scene(answers: list[Measurement], wanted: np.ndarray) -> Bool[np.ndarray, "cases scenes"]:
-    found = np.array([answer.scene for answer in answers]).reshape(wanted.shape)
-    there: Bool[np.ndarray, "cases scenes"] = found == wanted
-    return there
+    """One row a picture; equal ones go through the network once."""
+    digests = [image_digest(image) for image in images]
+    unique = dict(zip(digests, images, strict=True))
+    rows = list(unique.values())
+    found = torch.cat([extractor(rows[i : i + _EMBEDDED]) for i in range(0, len(rows), _EMBEDDED)])
+    places = {digest: number for number, digest in enumerate(unique)}
+    return found[[places[digest] for digest in digests]]
 
 
 def _summary(values: Mapping[str, PerPicture], picks: np.ndarray) -> MethodScores:
-    values = {**values, "product": values["identity"] * values["scene"]}
     return MethodScores(
         **{name: float(values[name].mean()) for name in SCORES},
         references=len(values["identity"]),
@@ -264,18 +292,15 @@ def student_answers(
         progress: name of a progress bar on stderr; None for none.
         arguments: further arguments of the pipeline's call.
     """
-    pipe.set_progress_bar_config(disable=True)
 
     def draw(wanted: list[tuple[int, int]]) -> list[Image.Image]:
-        images: list[Image.Image] = pipe(
-            image=[cases[i].reference for i, _ in wanted],
-            prompt=[cases[i].captions[j] for i, j in wanted],
-            generator=[
-                torch.Generator(pipe.backbone.device).manual_seed(picture_seed(seed, i, j)) for i, j in wanted
-            ],
+        return ask_student(
+            pipe,
+            [cases[i].reference for i, _ in wanted],
+            [cases[i].captions[j] for i, j in wanted],
+            [picture_seed(seed, i, j) for i, j in wanted],
             **{"height": 64, "width": 64, **arguments},
-        ).images
-        return images
+        )
 
     return _draw(cases, draw, batch_size, progress)
 
@@ -287,8 +312,7 @@ def text_only_answers(
 
     def draw(wanted: list[tuple[int, int]]) -> list[Image.Image]:
         texts = [cases[i].captions[j] for i, j in wanted]
-        prompts = [GridPrompt(text=text, subject=text, panels=(text,), layout="1x1") for text in texts]
-        return [grid.image for grid in teacher.draw(prompts, [picture_seed(seed, i, j) for i, j in wanted])]
+        return ask_teacher(teacher, texts, [picture_seed(seed, i, j) for i, j in wanted])
 
     return _draw(cases, draw, teacher.batch_size, progress)
 

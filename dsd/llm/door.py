@@ -276,7 +276,7 @@ class LLM:
                 tries[error.kind] = tries.get(error.kind, 0) + 1
                 if tries[error.kind] > self._retries.get(error.kind, 0):
                     raise
-                wait = _wait_s(sum(tries.values()), error.retry_after_s)
+                wait = wait_s(sum(tries.values()), error.retry_after_s)
                 if error.kind == "rate_limit" and error.retry_after_s is not None:
                     self._pace.hold(wait)  # for all: asking on would only lengthen it
             except AnswerError as error:
@@ -313,7 +313,7 @@ def _repair(text: str, problem: str, request: Request) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": text[:_REPAIR_CHARS]}, {"role": "user", "content": asked}]
 
 
-def _wait_s(tries: int, retry_after_s: float | None) -> float:
+def wait_s(tries: int, retry_after_s: float | None) -> float:
     """As the provider says; else twice as long each time, with jitter so that calls come back scattered."""
     if retry_after_s is not None:
         return retry_after_s + random.uniform(0, 0.1)
