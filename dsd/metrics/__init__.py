@@ -11,14 +11,18 @@ from dsd.registry import Registry
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+    from dsd.metrics.grouped import GroupedMean
     from dsd.metrics.image_similarity import ImageSimilarity
 
-__all__ = ["ImageSimilarity", "create", "get", "names", "register", "registry", "spec"]
+__all__ = ["GroupedMean", "ImageSimilarity", "create", "get", "names", "register", "registry", "spec"]
 
 registry: "Registry[Metric]" = Registry(
     "metrics",
     base="torchmetrics:Metric",
-    builtin={"image_similarity": "dsd.metrics.image_similarity:ImageSimilarity"},
+    builtin={
+        "grouped_mean": "dsd.metrics.grouped:GroupedMean",
+        "image_similarity": "dsd.metrics.image_similarity:ImageSimilarity",
+    },
 )
 create = registry.create
 get = registry.get
