@@ -110,6 +110,14 @@ class GroupedMean(Metric):
         Raises:
             ValueError: if the lengths do not fit, or there is no such group.
         """
+        return torch.tensor([self.groups.index(name) for name in self.names_of(groups, count)]).long()
+
+    def names_of(self, groups: Any, count: int) -> list[str]:
+        """The names of the groups of `count` items: one for each, or one for all.
+
+        Raises:
+            ValueError: if the lengths do not fit, or there is no such group.
+        """
         if groups is None:
             if len(self.groups) > 1:
                 raise ValueError(f"Say which group each item is of: {', '.join(self.groups)}.")
@@ -119,7 +127,7 @@ class GroupedMean(Metric):
             raise ValueError(f"Got {len(names)} groups for {count} items; give one for each.")
         if strange := [name for name in names if name not in self.groups]:
             raise ValueError(f"There is no group {strange[0]!r}. Known: {', '.join(self.groups)}.")
-        return torch.tensor([self.groups.index(name) for name in names], dtype=torch.int64)
+        return names
 
     def compute(self) -> dict[str, Tensor]:
         """What `dsd.metrics.functional.grouped_mean` returns; the groups are in the order of `groups`.
