@@ -1,7 +1,7 @@
 """Metrics: `torchmetrics.Metric` classes, and in `dsd.metrics.functional` the functions they stand on.
 
-Write your own by deriving from `torchmetrics.Metric` and give it a name with `@metrics.register("name")`, or
-in your package's entry-point group `dsd.metrics`.
+Write your own by deriving from `GroupedMean` or `torchmetrics.Metric` and give it a name with
+`@metrics.register("name")`, or in your package's entry-point group `dsd.metrics`.
 """
 
 from typing import TYPE_CHECKING
@@ -11,17 +11,58 @@ from dsd.registry import Registry
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-    from dsd.metrics.grouped import GroupedMean
-    from dsd.metrics.image_similarity import ImageSimilarity
+    from dsd.metrics.copy_paste_score import CopyPasteScore
+    from dsd.metrics.embedding_identity import EmbeddingIdentity
+    from dsd.metrics.grouped import GroupedMean, MeanScore
+    from dsd.metrics.identity_auroc import IdentityAUROC
+    from dsd.metrics.identity_margin import IdentityMargin
+    from dsd.metrics.image_similarity import CLIPImageSimilarity, DINOSimilarity, ImageSimilarity
+    from dsd.metrics.intra_prompt_diversity import IntraPromptDiversity
+    from dsd.metrics.masked_patch_similarity import MaskedPatchSimilarity
+    from dsd.metrics.near_copy_rate import NearCopyRate
+    from dsd.metrics.segmented_similarity import SegmentedSimilarity
+    from dsd.metrics.text_image_similarity import TextImageSimilarity
 
-__all__ = ["GroupedMean", "ImageSimilarity", "create", "get", "names", "register", "registry", "spec"]
+__all__ = [
+    "CLIPImageSimilarity",
+    "CopyPasteScore",
+    "DINOSimilarity",
+    "EmbeddingIdentity",
+    "GroupedMean",
+    "IdentityAUROC",
+    "IdentityMargin",
+    "ImageSimilarity",
+    "IntraPromptDiversity",
+    "MaskedPatchSimilarity",
+    "MeanScore",
+    "NearCopyRate",
+    "SegmentedSimilarity",
+    "TextImageSimilarity",
+    "create",
+    "get",
+    "names",
+    "register",
+    "registry",
+    "spec",
+]
 
 registry: "Registry[Metric]" = Registry(
     "metrics",
     base="torchmetrics:Metric",
     builtin={
-        "grouped_mean": "dsd.metrics.grouped:GroupedMean",
+        "clip_image_similarity": "dsd.metrics.image_similarity:CLIPImageSimilarity",
+        "copy_paste_score": "dsd.metrics.copy_paste_score:CopyPasteScore",
+        "dino_similarity": "dsd.metrics.image_similarity:DINOSimilarity",
+        "embedding_identity": "dsd.metrics.embedding_identity:EmbeddingIdentity",
+        "identity_auroc": "dsd.metrics.identity_auroc:IdentityAUROC",
+        "identity_margin": "dsd.metrics.identity_margin:IdentityMargin",
         "image_similarity": "dsd.metrics.image_similarity:ImageSimilarity",
+        "intra_prompt_diversity": "dsd.metrics.intra_prompt_diversity:IntraPromptDiversity",
+        "masked_patch_similarity": "dsd.metrics.masked_patch_similarity:MaskedPatchSimilarity",
+        "mean_score": "dsd.metrics.grouped:MeanScore",
+        "near_copy_rate": "dsd.metrics.near_copy_rate:NearCopyRate",
+        "segmented_similarity": "dsd.metrics.segmented_similarity:SegmentedSimilarity",
+        "text_image_similarity": "dsd.metrics.text_image_similarity:TextImageSimilarity",
     },
 )
 create = registry.create
@@ -32,6 +73,10 @@ spec = registry.spec
 
 
 def __getattr__(name: str) -> object:
+    if name == "GroupedMean":
+        from dsd.metrics.grouped import GroupedMean
+
+        return GroupedMean
     return registry.member(name)
 
 

@@ -11,12 +11,14 @@ from dsd.metrics.images import read
 
 
 class CopyPasteScore(EmbeddedMean):
-    """Mean over pictures of how much nearer each is to its reference than to another true view of the subject,
-    from -1 to 1; see `dsd.metrics.functional.copy_paste`. A copy of the reference has 1; lower is better.
+    """Mean over pictures of how much nearer each is to its reference than to another true view of the
+    subject, from -1 to 1; see `dsd.metrics.functional.copy_paste`. A copy of the reference has 1; lower is
+    better.
 
     Args:
         extractor: which network, as `dsd.extractors.load` takes it.
-        min_truth_similarity: pictures whose cosine with the truth is below are left out and counted as `gated`.
+        min_truth_similarity: pictures whose cosine with the truth is below are left out and counted as
+            `gated`.
         kwargs: of `dsd.metrics.GroupedMean` and `torchmetrics.Metric`.
 
     Raises:
@@ -55,7 +57,8 @@ class CopyPasteScore(EmbeddedMean):
         others = [read(x, name) for x, name in ((truth, "truth"), (reference, "reference"))]
         if {len(x) for x in others} != {len(images)}:
             raise ValueError(
-                f"Got {len(images)} generated pictures, {len(others[0])} truths and {len(others[1])} references; "
+                f"Got {len(images)} generated pictures, {len(others[0])} truths and {len(others[1])} "
+                "references; "
                 "give one of each."
             )
         if any(image is None for some in others for image in some):
@@ -76,8 +79,8 @@ class CopyPasteScore(EmbeddedMean):
         self.gated = self.gated + int(gated.sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """As `GroupedMean.compute`; the mean cosines `truth_similarity` and `reference_similarity`, gated pictures
-        included; and `gated`.
+        """As `GroupedMean.compute`; the mean cosines `truth_similarity` and `reference_similarity`, gated
+        pictures included; and `gated`.
         """
         found = super().compute()
         to_truth, to_reference = (self.cosines / self.seen).float()

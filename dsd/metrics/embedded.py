@@ -16,8 +16,8 @@ from dsd.metrics.grouped import GroupedMean
 class EmbeddedMean(GroupedMean):
     """A mean over items that are seen through an extractor.
 
-    Derive from it and call `embed` and `add` in `update`. The extractor is loaded at the first picture, shared
-    with all metrics that ask for the same one, and remembers what it saw.
+    Derive from it and call `embed` and `add` in `update`. The extractor is loaded at the first picture,
+    shared with all metrics that ask for the same one, and remembers what it saw.
 
     Args:
         extractor: which network, as `dsd.extractors.load` takes it: "mini", a preset such as "dreambooth",
@@ -45,7 +45,7 @@ class EmbeddedMean(GroupedMean):
 
 
 def embed(extractor: Extractor, images: Sequence[Image.Image | None]) -> Float[Tensor, "n d"]:
-    """The embedding of each picture, of length 1; NaN where there is none, in (n, 1) if there is none at all."""
+    """The embedding of each picture, of length 1; NaN where there is none, (n, 1) if there is none at all."""
     given = [image for image in images if image is not None]
     if not given:
         return torch.full((len(images), 1), torch.nan)

@@ -18,9 +18,9 @@ Detector = Callable[[Image.Image], Any]
 class EmbeddingIdentity(GroupedMean):
     """Mean over pictures of the cosine of the detection that is most like the reference.
 
-    Face recognisers are pluggable: give their embeddings to `update`, or a function that makes them. A picture in
-    which nothing was detected is missing: `nan_policy` says whether that is an error, left out, or 0 (as
-    XVerseBench counts it).
+    Face recognisers are pluggable: give their embeddings to `update`, or a function that makes them. A
+    picture in which nothing was detected is missing: `nan_policy` says whether that is an error, left out, or
+    0 (as XVerseBench counts it).
 
     Args:
         detector: a function from an RGB picture to (k, d) embeddings of what it detects; `update` then takes
@@ -44,7 +44,9 @@ class EmbeddingIdentity(GroupedMean):
     plot_lower_bound: float = -1.0
     plot_upper_bound: float = 1.0
 
-    def __init__(self, detector: Detector | None = None, reduction: Reduction = "mean", **kwargs: Any) -> None:
+    def __init__(
+        self, detector: Detector | None = None, reduction: Reduction = "mean", **kwargs: Any
+    ) -> None:
         check_reduction(reduction)
         super().__init__(**kwargs)
         self.detector, self.reduction = detector, reduction
@@ -53,8 +55,8 @@ class EmbeddingIdentity(GroupedMean):
         """Add embeddings, or pictures if there is a detector.
 
         Args:
-            generated: (n, d) embeddings, or a list with the (k, d) of what was detected in each picture; k may
-                be 0.
+            generated: (n, d) embeddings, or a list with the (k, d) of what was detected in each picture; k
+                may be 0.
             reference: (n, d), or a list with a set (r, d) for each.
             groups: the name of each one's group, or one for all.
             valid: (n,) booleans: False where nothing was detected, whatever the row says.
@@ -64,7 +66,9 @@ class EmbeddingIdentity(GroupedMean):
         """
         found, wanted = self._rows(generated, "generated"), self._rows(reference, "reference")
         if len(found) != len(wanted):
-            raise ValueError(f"Got {len(found)} generated items and {len(wanted)} references; give one of each.")
+            raise ValueError(
+                f"Got {len(found)} generated items and {len(wanted)} references; give one of each."
+            )
         if empty := [i for i, rows in enumerate(wanted) if not len(rows) or bool(rows.isnan().any())]:
             raise ValueError(f"Reference {empty[0]} has no embedding: there is nothing to compare with.")
         if valid is not None:

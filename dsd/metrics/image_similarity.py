@@ -100,7 +100,11 @@ class DINOSimilarity(ImageSimilarity):
     """
 
     def __init__(
-        self, preset: str = "dreambooth", model: str | None = None, library: str = "transformers", **kwargs: Any
+        self,
+        preset: str = "dreambooth",
+        model: str | None = None,
+        library: str = "transformers",
+        **kwargs: Any,
     ) -> None:
         super().__init__(_preset(_DINO, preset, model, library), **kwargs)
 

@@ -22,14 +22,15 @@ def read(images: Any, what: str = "generated") -> list[Image.Image | None]:
     """Pictures as RGB, upright, transparency laid over white; None where there is none.
 
     Args:
-        images: a list of PIL images of any mode with 8 bits a channel, of tensors (3, h, w) or arrays (h, w, 3),
-            of different sizes if need be, and of None; or a tensor (n, 3, h, w). Tensors and arrays are uint8 or
-            floats in [0, 1], which are rounded to 8 bits.
+        images: a list of PIL images of any mode with 8 bits a channel, of tensors (3, h, w) or arrays (h, w,
+            3), of different sizes if need be, and of None; or a tensor (n, 3, h, w). Tensors and arrays are
+            uint8 or floats in [0, 1], which are rounded to 8 bits.
         what: to call them in messages.
 
     Raises:
         TypeError: if it is none of these.
-        ValueError: if a picture cannot be read, is too large, has more than 8 bits a channel or is out of range.
+        ValueError: if a picture cannot be read, is too large, has more than 8 bits a channel or is out of
+            range.
     """
     if isinstance(images, Tensor) and images.ndim != 4:
         raise ValueError(f"A tensor of {what} pictures is (n, 3, h, w); got {tuple(images.shape)}.")
@@ -53,7 +54,9 @@ def read_sets(images: Any, count: int, index: Any = None) -> tuple[list[list[Ima
     """
     if isinstance(images, list | tuple) and any(isinstance(item, list | tuple) for item in images):
         if not all(isinstance(item, list | tuple) for item in images):
-            raise TypeError("Some references are lists and some single pictures. Put each in a list: [[a, b], [c]].")
+            raise TypeError(
+                "Some references are lists and some single pictures. Put each in a list: [[a, b], [c]]."
+            )
         sets = [read(item, f"reference set {i}:") for i, item in enumerate(images)]
     else:
         sets = [[image] for image in read(images, "reference")]
@@ -88,7 +91,8 @@ def _read(image: Any, name: str) -> Image.Image | None:
         return found
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"The {name} has {image.width} x {image.height} px; at most {MAX_PIXELS:,} are read. Downscale it."
+            f"The {name} has {image.width} x {image.height} px; at most {MAX_PIXELS:,} are read. Downscale "
+            "it."
         )
     try:
         return rgb(image)

@@ -47,8 +47,8 @@ class MaskedPatchSimilarity(GroupedMean):
         Args:
             generated: n pictures, as `dsd.metrics.images.read` takes them; None where one is missing.
             reference: as many.
-            masks: of each reference: PIL images (over half is inside), or tensors or arrays (height, width), of
-                booleans, uint8 (over 127 is inside) or floats in [0, 1]; of its size.
+            masks: of each reference: PIL images (over half is inside), or tensors or arrays (height, width),
+                of booleans, uint8 (over 127 is inside) or floats in [0, 1]; of its size.
             groups: the name of each one's group, or one for all.
 
         Raises:
@@ -58,7 +58,8 @@ class MaskedPatchSimilarity(GroupedMean):
         shapes = list(masks)
         if not len(images) == len(references) == len(shapes):
             raise ValueError(
-                f"Got {len(images)} generated pictures, {len(references)} references and {len(shapes)} masks; "
+                f"Got {len(images)} generated pictures, {len(references)} references and {len(shapes)} "
+                "masks; "
                 "give one of each."
             )
         values = torch.full((len(images),), torch.nan, dtype=torch.float64)

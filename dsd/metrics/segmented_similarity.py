@@ -14,10 +14,11 @@ from dsd.metrics.images import read, read_sets
 
 
 class SegmentedSimilarity(EmbeddedMean):
-    """Mean over pictures of the likeness of the region that is most like the reference; as XVerseBench has it.
+    """Mean over pictures of the likeness of the region that is most like the reference; as XVerseBench has
+    it.
 
-    Regions come from any detector or segmenter. Each is cut out, padded to a square and embedded. A picture in
-    which nothing was detected is missing: `nan_policy` says whether that is an error, left out, or 0.
+    Regions come from any detector or segmenter. Each is cut out, padded to a square and embedded. A picture
+    in which nothing was detected is missing: `nan_policy` says whether that is an error, left out, or 0.
 
     Args:
         extractor: which network, as `dsd.extractors.load` takes it.
@@ -61,13 +62,13 @@ class SegmentedSimilarity(EmbeddedMean):
             reference: as many pictures, or a list with a set of pictures for each.
             regions: of each generated picture, what was detected: (k, 4) boxes (left, top, right, bottom) in
                 pixels, or (k, height, width) masks; k may be 0.
-            reference_regions: where the subject is in each reference, one box (4,) or mask (height, width) each;
-                the whole picture by default. With sets, a list for each.
+            reference_regions: where the subject is in each reference, one box (4,) or mask (height, width)
+                each; the whole picture by default. With sets, a list for each.
             groups: the name of each one's group, or one for all.
 
         Raises:
-            TypeError, ValueError: if the lengths or sizes do not fit, a region is empty, or a picture cannot be
-                read.
+            TypeError, ValueError: if the lengths or sizes do not fit, a region is empty, or a picture cannot
+                be read.
         """
         images = read(generated)
         sets, _ = read_sets(reference, len(images))

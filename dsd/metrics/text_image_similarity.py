@@ -91,8 +91,8 @@ class TextImageSimilarity(GroupedMean):
         self.truncated = self.truncated + too_long
 
     def compute(self) -> dict[str, Tensor]:
-        """As `GroupedMean.compute`, and `truncated`: prompts that were not read to their end, if the extractor
-        counts tokens.
+        """As `GroupedMean.compute`, and `truncated`: prompts that were not read to their end, if the
+        extractor counts tokens.
         """
         return {**super().compute(), "truncated": self.truncated}
 
@@ -104,10 +104,13 @@ class TextImageSimilarity(GroupedMean):
         if not long:
             return 0
         told = (
-            f"{len(long)} of {len(texts)} prompts have more than the {limit} tokens that the network reads; the "
+            f"{len(long)} of {len(texts)} prompts have more than the {limit} tokens that the network reads; "
+            "the "
             f"longest has {max(counts)}"
         )
         if self.long_prompts == "error":
-            raise ValueError(f"{told}. The first is number {long[0]}: {texts[long[0]][:80]!r} ... Shorten them.")
+            raise ValueError(
+                f"{told}. The first is number {long[0]}: {texts[long[0]][:80]!r} ... Shorten them."
+            )
         warnings.warn(f"{told}. What is beyond is not read.", stacklevel=4)
         return len(long)

@@ -36,7 +36,8 @@ def copy_paste(
         eps: least angle between truth and reference.
 
     Returns:
-        numbers in [-1, 1]: 1 for a copy of the reference, -1 for the other view, 0 for what is as near to both.
+        numbers in [-1, 1]: 1 for a copy of the reference, -1 for the other view, 0 for what is as near to
+        both.
 
     References:
         Xu et al., *WithAnyone*, 2025, https://arxiv.org/abs/2510.14975 (there M_CP).
@@ -69,15 +70,15 @@ def copy_paste_score(
         truth: of another true view of each subject.
         reference: of what the generator was given.
         groups: (n,) number of each one's group, from 0.
-        min_truth_similarity: pictures whose cosine with the truth is below are left out and counted as `gated`:
-            a picture of something else is near neither. MultiID-Bench takes .40.
+        min_truth_similarity: pictures whose cosine with the truth is below are left out and counted as
+            `gated`: a picture of something else is near neither. MultiID-Bench takes .40.
         average: see `dsd.metrics.functional.grouped.Average`.
         weights: of the groups, for "macro".
         nan_policy: see `dsd.metrics.functional.grouped.NanPolicy`.
 
     Returns:
-        what `grouped_mean` returns, `truth_similarity` and `reference_similarity`, the mean cosines with both,
-        gated pictures included, and `gated`.
+        what `grouped_mean` returns, `truth_similarity` and `reference_similarity`, the mean cosines with
+        both, gated pictures included, and `gated`.
 
     Raises:
         ValueError: if the shapes differ, or as `grouped_mean`.
@@ -101,18 +102,19 @@ def copy_paste_parts(
     reference: Embeddings,
     min_truth_similarity: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each picture: `copy_paste`, the cosine with the truth and with the reference, and whether it is gated.
+    """Of each picture: `copy_paste`, the cosine with the truth and with the reference, and whether it is
+    gated.
 
     Raises:
         ValueError: if the shapes differ.
     """
     shapes = {tuple(x.shape) for x in (generated, truth, reference)}
     if len(shapes) > 1:
-        raise ValueError(f"Generated, truth and reference differ in shape: {sorted(shapes)}; give one of each.")
+        raise ValueError(
+            f"Generated, truth and reference differ in shape: {sorted(shapes)}; give one of each."
+        )
     values = copy_paste(generated, truth, reference)
-    to_truth, to_reference = (
-        (normalized(generated) * normalized(x)).sum(-1) for x in (truth, reference)
-    )
+    to_truth, to_reference = ((normalized(generated) * normalized(x)).sum(-1) for x in (truth, reference))
     if min_truth_similarity is None:
         return values, to_truth, to_reference, torch.zeros_like(values, dtype=torch.bool)
     return values, to_truth, to_reference, to_truth < min_truth_similarity

@@ -45,7 +45,8 @@ def masked_patch_similarity(
 
 
 def on_grid(masks: Float[Tensor, "n height width"], rows: int, columns: int) -> Bool[Tensor, "n patches"]:
-    """Which patches a mask covers: it is scaled to the grid, bilinear with antialiasing, and more than .5 counts.
+    """Which patches a mask covers: it is scaled to the grid, bilinear with antialiasing, and more than .5
+    counts.
 
     Example:
         >>> import torch
@@ -91,9 +92,7 @@ def best_similarity(
     return torch.stack(best) if best else torch.zeros(0, dtype=torch.float64)
 
 
-def cut(
-    image: Image.Image, region: Tensor, fill: tuple[int, int, int] = (255, 255, 255)
-) -> Image.Image:
+def cut(image: Image.Image, region: Tensor, fill: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """A region of an RGB picture, padded to a square around its middle.
 
     Args:
@@ -125,7 +124,8 @@ def cut(
         raise ValueError(f"A region is a box (4,) or a mask (height, width); got {tuple(region.shape)}.")
     if box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(
-            f"The box {region.tolist()} holds nothing of a picture of {image.width} x {image.height} px. Boxes are "
+            f"The box {region.tolist()} holds nothing of a picture of {image.width} x {image.height} px. "
+            "Boxes are "
             "(left, top, right, bottom)."
         )
     found = image.crop(box)
