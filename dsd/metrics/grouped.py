@@ -20,8 +20,8 @@ from dsd.metrics.functional.grouped import (
 class GroupedMean(Metric):
     """The mean of the items' values, over all and in each group; see `dsd.metrics.functional.grouped_mean`.
 
-    Derive from it, and call `add` in `update`; or use it as it is, for values that come from elsewhere. It
-    keeps three sums a group, so batches, processes and `merge_state` add up exactly and memory does not grow.
+    Derive from it, and call `add` in `update`. It keeps three sums a group, so batches, processes and
+    `merge_state` add up exactly and memory does not grow.
 
     Args:
         groups: the groups' names, such as categories, kinds of prompts or subjects; all in one by default.
@@ -36,14 +36,6 @@ class GroupedMean(Metric):
     Raises:
         ValueError: if a group is named twice, a weight is of no group or negative, weights come without
             "macro", or there is no such rule or policy.
-
-    Example:
-        >>> metric = GroupedMean(groups=["animal", "object"], average="macro", nan_policy="skip")
-        >>> metric.update([1.0, 0.5], groups="animal")
-        >>> metric.update([0.0, float("nan")], groups=["object", "object"])
-        >>> found = metric.compute()
-        >>> found["score"], found["n"], found["missing"], found["score_by_group"]
-        (tensor(0.3750), tensor(3), tensor(1), tensor([0.7500, 0.0000]))
     """
 
     is_differentiable: bool = False
@@ -82,8 +74,8 @@ class GroupedMean(Metric):
         self.add_state("counts", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("missing", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, values: Any, groups: Any = None) -> None:
-        """Add values.
+    def add(self, values: Any, groups: Any = None) -> None:
+        """Add items' values; call it in `update`.
 
         Args:
             values: (n,) numbers; NaN where one is missing.
@@ -93,10 +85,6 @@ class GroupedMean(Metric):
             ValueError: if the lengths do not fit, there is no such group, or a value is missing under
                 "error".
         """
-        self.add(values, groups)
-
-    def add(self, values: Any, groups: Any = None) -> None:
-        """What `update` does, for classes whose own `update` takes something else."""
         found = torch.as_tensor(values).detach().flatten().to(self.sums)
         numbers = self.numbers_of(groups, len(found)).to(found.device)
         added = group_sums(found, numbers, num_groups=len(self.groups), nan_policy=self.nan_policy)
@@ -110,6 +98,14 @@ class GroupedMean(Metric):
         Raises:
             ValueError: if the lengths do not fit, or there is no such group.
         """
+        return torch.tensor([self.groups.index(name) for name in self.names_of(groups, count)]).long()
+
+    def names_of(self, groups: Any, count: int) -> list[str]:
+        """The names of the groups of `count` items: one for each, or one for all.
+
+        Raises:
+            ValueError: if the lengths do not fit, or there is no such group.
+        """
         if groups is None:
             if len(self.groups) > 1:
                 raise ValueError(f"Say which group each item is of: {', '.join(self.groups)}.")
@@ -119,7 +115,7 @@ class GroupedMean(Metric):
             raise ValueError(f"Got {len(names)} groups for {count} items; give one for each.")
         if strange := [name for name in names if name not in self.groups]:
             raise ValueError(f"There is no group {strange[0]!r}. Known: {', '.join(self.groups)}.")
-        return torch.tensor([self.groups.index(name) for name in names], dtype=torch.int64)
+        return names
 
     def compute(self) -> dict[str, Tensor]:
         """What `dsd.metrics.functional.grouped_mean` returns; the groups are in the order of `groups`.
@@ -149,3 +145,29 @@ class GroupedMean(Metric):
         """Which numbers of a result are drawn, by name."""
         groups = dict(zip(self.groups, result["score_by_group"], strict=True)) if len(self.groups) > 1 else {}
         return groups if self.average == "none" else {"score": result["score"], **groups}
+
+
+class MeanScore(GroupedMean):
+    """`GroupedMean` of scores that come from elsewhere, one for each item; see there for the arguments.
+
+    Example:
+        >>> metric = MeanScore(groups=["animal", "object"], average="macro", nan_policy="skip")
+        >>> metric.update([1.0, 0.5], groups="animal")
+        >>> metric.update([0.0, float("nan")], groups=["object", "object"])
+        >>> found = metric.compute()
+        >>> found["score"], found["n"], found["missing"], found["score_by_group"]
+        (tensor(0.3750), tensor(3), tensor(1), tensor([0.7500, 0.0000]))
+    """
+
+    def update(self, values: Any, groups: Any = None) -> None:
+        """Add values.
+
+        Args:
+            values: (n,) numbers; NaN where one is missing.
+            groups: the name of each one's group, or one for all; may be left out if there is one group only.
+
+        Raises:
+            ValueError: if the lengths do not fit, there is no such group, or a value is missing under
+                "error".
+        """
+        self.add(values, groups)
