@@ -80,14 +80,19 @@ def unpack(work: Path) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    """Write the float16 weights that the package ships."""
+    """Write the float16 weights that the package ships, of the parts that were trained in `work`."""
     from dsd.mini.train import identity, teacher
 
-    teacher.export(
-        work, folder / "flux", "guidance" if (work / "guidance" / "checkpoint.pt").exists() else "teacher"
-    )
-    if (work / "identity" / "checkpoint.pt").exists():
+    trained = [part for part in PARTS if (work / part / "checkpoint.pt").exists()]
+    drawing = [part for part in ("guidance", "teacher") if part in trained]
+    if drawing:
+        teacher.export(work, folder / "flux", drawing[0])
+    elif {"decoder", "autoencoder"} & {*trained}:
+        teacher.load_vae(work).half().save_pretrained(folder / "flux" / "vae")
+    if "identity" in trained:
         identity.export(work, folder / "identity")
+    if not trained:
+        raise FileNotFoundError(f"{work} holds no checkpoint of {', '.join(PARTS)}: nothing to export.")
 
 
 if __name__ == "__main__":
