@@ -133,8 +133,8 @@ class MetricHumanAlignment(Metric):
                 `human_alignment`.
         """
         if not len(self.scores) or not len(self.ratings):
-            side = "scores" if not len(self.scores) else "ratings"
-            raise ValueError(f"No {side} were added yet: call `update` first.")
+            side = "score" if not len(self.scores) else "rating"
+            raise ValueError(f"No {side} was added yet: call `update` first.")
         score_keys, rating_keys = dim_zero_cat(self.score_keys), dim_zero_cat(self.rating_keys)
         check_once(score_keys, self._names, "scores")
         check_once(rating_keys, self._names, "ratings")

@@ -1,34 +1,16 @@
-"""The metrics of ratings as a table: how each is made, batches for it, and what an independent way gives."""
+"""The metrics of ratings as a table; what they must give is found by numpy, scipy and loops."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
-from torchmetrics import Metric
 
 from dsd import metrics
+from dsd.metrics.functional.agreement import LEVELS
+from dsd.metrics.functional.ratings import PRODUCTS
+from tests.metrics.cases import NAN, Case
 
 RNG = np.random.default_rng(0)
-NAN = float("nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A metric to be tested.
-
-    Attributes:
-        make: a new object.
-        batches: the arguments of its updates.
-        wanted: some of what it returns, from numpy, scipy or loops.
-        exact: whether its inputs keep their values in bfloat16.
-    """
-
-    make: Callable[[], Metric]
-    batches: list[dict[str, Any]]
-    wanted: dict[str, float]
-    exact: bool = True
 
 
 def holed(table: np.ndarray, share: float) -> np.ndarray:
@@ -38,13 +20,10 @@ def holed(table: np.ndarray, share: float) -> np.ndarray:
 
 
 def split(n: int, **columns: Any) -> list[dict[str, Any]]:
-    """Columns in three batches of different sizes, one of which has a single item."""
+    """As `cases.split`, with the items in the last axis of arrays."""
     parts = (slice(0, 1), slice(1, n // 2), slice(n // 2, n))
     return [
-        {
-            name: values[..., part] if isinstance(values, np.ndarray) else values[part]
-            for name, values in columns.items()
-        }
+        {name: x[..., part] if isinstance(x, np.ndarray) else x[part] for name, x in columns.items()}
         for part in parts
     ]
 
@@ -86,20 +65,20 @@ def _alpha(level: str) -> Case:
     )
 
 
-def _judge_score(average: str) -> Case:
+def _judge_score(name: str, average: str) -> Case:
     ratings, groups = holed(RNG.integers(0, 5, 120), 0.2), RNG.choice(["animal", "human", "object"], 120)
     runs = RNG.integers(0, 2, 120)
     weights = {"animal": 45.0, "human": 20.0, "object": 65.0}
     by_run = []
     for run in (0, 1):
         kept = (runs == run) & ~np.isnan(ratings)
-        means = {name: ratings[kept & (groups == name)].mean() / 4 for name in weights}
-        whole = sum(weights[name] * mean for name, mean in means.items()) / 130
+        means = {group: ratings[kept & (groups == group)].mean() / 4 for group in weights}
+        whole = sum(weights[group] * mean for group, mean in means.items()) / 130
         by_run.append(whole if average == "macro" else ratings[kept].mean() / 4)
     return Case(
         make=lambda: metrics.create(
             {
-                "name": "concept_preservation",
+                "name": name,
                 "groups": list(weights),
                 "average": average,
                 "weights": weights if average == "macro" else None,
@@ -176,9 +155,11 @@ def _alignment() -> Case:
 
 
 CASES: dict[str, Case] = {
-    **{f"krippendorff_alpha {level}": _alpha(level) for level in ("nominal", "ordinal", "interval", "ratio")},
-    **{f"judge_score {average}": _judge_score(average) for average in ("micro", "macro")},
-    **{f"cp_pf {rule}": _cp_pf(rule) for rule in ("product_of_means", "mean_of_products", "mean_geometric")},
+    **{f"krippendorff_alpha {level}": _alpha(level) for level in LEVELS},
+    "judge_score micro": _judge_score("judge_score", "micro"),
+    "concept_preservation macro": _judge_score("concept_preservation", "macro"),
+    "prompt_following micro": _judge_score("prompt_following", "micro"),
+    **{f"cp_pf {rule}": _cp_pf(rule) for rule in PRODUCTS},
     "debias_gap": _gap(),
     "metric_human_alignment": _alignment(),
 }

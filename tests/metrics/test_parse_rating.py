@@ -66,6 +66,8 @@ NOT_READ = [
     # several that differ
     *("2\n3", "Score: 3\nScore: 4", "Shape score: 3\nColour score: 2\nOverall score: 3"),
     *("Shape: 3, Colour: 2, Texture: 1", "Score:\n1. Shape: 3\n2. Colour: 2"),
+    # the last word on it is none
+    *("Score: 3\nFinal score: 3.5", "Score: 3. All in all, score: between 3 and 4", "Score: 3\nScore: n/a"),
     # outside the scale
     *("Score: -1", "-1", "Score: 10", "10", "Score: 5", "Score: \u22121"),
     # none, or no whole number

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.metrics.rating_cases import CASES, Case
+from tests.metrics.cases import Case
+from tests.metrics.rating_cases import CASES
 
 ROOT = Path(__file__).parents[2]
 _EMPTY = r"No .* added yet|no rating|No item has two ratings"
