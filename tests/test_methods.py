@@ -546,6 +546,13 @@ def test_the_budget_is_kept_and_what_is_paid_for_is_given(serve):
     assert len(seen) == 5
 
 
+def test_no_call_is_made_that_could_exceed_the_budget(serve):
+    server = serve(lambda kind, body, n: painted(picture("x")))
+    with pytest.raises(Stopped):
+        drawn(api(server, references=0, max_cost_usd=0.03), jobs_of([case("a")]))
+    assert server.asked == []
+
+
 def test_pictures_come_as_they_are_done_and_calls_are_bounded(serve):
     async def answer(kind, body, n):
         await asyncio.sleep(0.6 if body["prompt"] == "slow" else 0.02)
