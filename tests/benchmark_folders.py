@@ -15,7 +15,8 @@ ODD_NAMES = {
     ("style", 2): "Ukiyo-e",
 }
 SUBJECTS = {
-    "backpack": "backpack", "backpack_dog": "backpack", "bear_plushie": "stuffed animal", "berry_bowl": "bowl",
+    "backpack": "backpack", "backpack_dog": "backpack", "bear_plushie": "stuffed animal",
+    "berry_bowl": "bowl",
     "can": "can", "candle": "candle", "cat": "cat", "cat2": "cat", "clock": "clock",
     "colorful_sneaker": "sneaker", "dog": "dog", "dog2": "dog", "dog3": "dog", "dog5": "dog", "dog6": "dog",
     "dog7": "dog", "dog8": "dog", "duck_toy": "toy", "fancy_boot": "boot",
