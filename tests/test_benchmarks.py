@@ -387,7 +387,7 @@ def test_image_bombs_are_refused_before_they_are_decoded(tmp_path, side, monkeyp
     assert decoded == []
 
 
-def test_what_is_no_usable_picture_is_named(tmp_path):
+def test_what_is_no_usable_picture_is_named(tmp_path, monkeypatch):
     deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
     with pytest.raises(ValueError, match=r"d.png cannot be used: .*no fixed range"):
         pictures.open_picture(save(deep, tmp_path / "d.png"))
@@ -406,10 +406,9 @@ def test_what_is_no_usable_picture_is_named(tmp_path):
         pictures.decode_picture(buffer.getvalue(), "answer")
     with pytest.raises(FileNotFoundError, match="no picture"):
         pictures.open_picture(tmp_path / "none.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "MAX_FILE_BYTES", 200)
-        with pytest.raises(ValueError, match="at most 200 are read"):
-            pictures.open_picture(tmp_path / "w.png")
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 200)
+    with pytest.raises(ValueError, match="at most 200 are read"):
+        pictures.open_picture(tmp_path / "w.png")
 
 
 @pytest.mark.parametrize("name", ["dreambench++", "dreambooth", "folder", "small_world"])

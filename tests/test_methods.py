@@ -253,7 +253,7 @@ def test_a_pipeline_gets_the_reference_under_the_name_that_was_said():
 
 def test_a_wrong_argument_name_and_too_many_pictures_are_said():
     with pytest.raises(
-        TypeError, match=r"no argument 'image'\. Those with 'image' in their names: ip_adapter_image"
+        TypeError, match=r"no argument 'image'. Those with 'image' in their names: ip_adapter_image"
     ):
         _ = methods.create({"name": "diffusers", "model": Edits(), "image": "image"}).pipeline
     method = methods.create(
@@ -533,15 +533,22 @@ def test_a_wrong_key_stops_everything_and_is_not_told(serve):
 def test_the_budget_is_kept_and_what_is_paid_for_is_given(serve):
     server = serve(lambda kind, body, n: painted(picture("x")))
     method = api(server, references=0, concurrency=3, max_cost_usd=0.21)
-    jobs = jobs_of([case(str(i)) for i in range(30)])
-    with pytest.raises(Stopped, match=r"max_cost_usd=0\.21"):
-        list(method.draw_all(jobs))
-    assert len(server.asked) == 5
-    seen: list[str] = []
-    again = api(server, references=0, concurrency=3, max_cost_usd=0.21)
+    seen = []
+
+    def draw():
+        for job, _ in method.draw_all(jobs_of([case(str(i)) for i in range(30)])):
+            seen.append(job.key)
+
+    with pytest.raises(Stopped, match=r"max_cost_usd=0.21"):
+        draw()
+    assert len(server.asked) == len(seen) == 5
+
+
+def test_no_call_is_made_that_could_exceed_the_budget(serve):
+    server = serve(lambda kind, body, n: painted(picture("x")))
     with pytest.raises(Stopped):
-        seen.extend(job.key for job, _ in again.draw_all(jobs))
-    assert len(seen) == 5
+        drawn(api(server, references=0, max_cost_usd=0.03), jobs_of([case("a")]))
+    assert server.asked == []
 
 
 def test_pictures_come_as_they_are_done_and_calls_are_bounded(serve):

@@ -113,10 +113,12 @@ class DiffusersMethod(Method):
         pipeline = self.pipeline
         given = {name: value for name, value in self._call.items() if value is not None} | self._arguments
         if self._image is not None:
-            sets = [
-                [self._fitted(x) for x in job.case.references[: None if self._several else 1]] for job in jobs
+            pictures: list[Any] = [
+                [self._fitted(x) for x in job.case.references]
+                if self._several
+                else self._fitted(job.case.reference)
+                for job in jobs
             ]
-            pictures: list[Any] = sets if self._several else [pictures[0] for pictures in sets]
             given[self._image] = pictures[0] if len(jobs) == 1 else pictures
         prompts = [job.case.prompt for job in jobs]
         generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]

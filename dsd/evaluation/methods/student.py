@@ -129,9 +129,7 @@ class UntrainedMethod(StudentMethod):
                 f"{model} has no {CARD}, which says what it was trained from. Save it with save_pretrained."
             )
         card = json.loads(path.read_text())
-        base = {"base": card["base"]} if isinstance(card["base"], str) else dict(card["base"])
-        base = {"name": card.get("backbone", "flux"), **base, **card.get("settings", {})}
-        student = Student(base=base, conditioning=card["conditioning"])
+        student = Student(base=card["base"], conditioning=card["conditioning"])
         student.backbone.load("vae", "text")
         size = card.get("frame_size")
         return DSDPipeline(
