@@ -2,7 +2,6 @@
 
 import pickle
 import socket
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,11 +37,12 @@ def same(one, other, atol: float = 2e-6) -> None:
         np.testing.assert_allclose(one[name], other[name], atol=atol, err_msg=name)
 
 
-@pytest.fixture(params=CASES, name="case", autouse=False)
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens that the network reads")
+
+
+@pytest.fixture(params=CASES, name="case")
 def _case(request):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*tokens that the network reads")
-        yield CASES[request.param]
+    return CASES[request.param]
 
 
 def test_every_registered_metric_is_run():

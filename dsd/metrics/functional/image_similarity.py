@@ -18,7 +18,7 @@ Embeddings = Float[Tensor, "n d"]
 
 def image_similarity(
     generated: Embeddings,
-    reference: Embeddings | Sequence[Float[Tensor, "_ _"]],
+    reference: Float[Tensor, "m d"] | Sequence[Float[Tensor, "_ _"]],
     groups: Any = None,
     *,
     reduction: Reduction = "mean",
@@ -55,7 +55,7 @@ def image_similarity(
 
 def reference_cosines(
     generated: Embeddings,
-    reference: Embeddings | Sequence[Float[Tensor, "_ _"]],
+    reference: Float[Tensor, "m d"] | Sequence[Float[Tensor, "_ _"]],
     reduction: Reduction = "mean",
 ) -> Float[Tensor, " n"]:
     """The cosine of each row with its reference, or with its set of references, reduced.
