@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+_ORIENTATION = 0x0112
 Forward = Callable[[list[Image.Image]], Any]
 
 
@@ -124,7 +125,7 @@ class Extractor:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """A picture as RGB: turned as its orientation tag says, transparency laid over white.
+    """A picture as RGB: turned as its orientation tag says, transparency laid over white; itself if it is so.
 
     Raises:
         ValueError: if its mode has no fixed range of values.
@@ -133,6 +134,9 @@ def rgb(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"A picture of mode {image.mode!r} has no fixed range of values. Convert it to 'L' or 'RGB'."
         )
+    if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(_ORIENTATION, 1) == 1:
+        image.load()  # nothing to change; a file that is broken says so now
+        return image
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")

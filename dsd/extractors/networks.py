@@ -125,12 +125,16 @@ def transformers(
         return Network(pixels, embed, steps, patches)
     config = whole.config.text_config
     limit = int(config.max_position_embeddings)
-    padding = "max_length" if config.model_type.startswith("siglip") else True  # as SigLIP was trained
+    filled = config.model_type.startswith(
+        "siglip"
+    )  # trained on texts of one length, filled up and not masked
     tokenizer = cache(lambda: AutoTokenizer.from_pretrained(model, **source))
 
     def texts(given: list[str]) -> Tensor:
+        padding = "max_length" if filled else True
         found = tokenizer()(given, padding=padding, truncation=True, max_length=limit, return_tensors="pt")
-        return _features(whole.get_text_features(**found.to(device)))
+        names = ("input_ids",) if filled else ("input_ids", "attention_mask")
+        return _features(whole.get_text_features(**{name: found[name].to(device) for name in names}))
 
     return Network(pixels, embed, steps, patches, texts, lambda given: _lengths(tokenizer(), given), limit)
 

@@ -83,11 +83,16 @@ def read_sets(images: Any, count: int, index: Any = None) -> tuple[list[list[Ima
 def _read(image: Any, name: str) -> Image.Image | None:
     if image is None:
         return None
+    if not isinstance(image, Image.Image | Tensor | np.ndarray):
+        raise TypeError(
+            f"The {name} must be a PIL image, a tensor, an array or None; got {type(image).__name__}. "
+            "Open files first: PIL.Image.open(path)."
+        )
     if not isinstance(image, Image.Image):
         try:
             (found,) = from_pixels(read_pixels(image)[0][None])
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"The {name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"The {name}: {error}") from error
         return found
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(

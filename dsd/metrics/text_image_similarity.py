@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class TextImageSimilarity(GroupedMean):
     def __init__(
         self,
         extractor: Any = "dreambench++/clip",
-        long_prompts: Literal["truncate", "error"] = "truncate",
+        long_prompts: str = "truncate",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

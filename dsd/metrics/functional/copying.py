@@ -54,8 +54,8 @@ def copy_paste(
 
 def copy_paste_score(
     generated: Embeddings,
-    truth: Embeddings,
-    reference: Embeddings,
+    truth: Float[Tensor, "t d"],
+    reference: Float[Tensor, "r d"],
     groups: Any = None,
     *,
     min_truth_similarity: float | None = None,
@@ -98,8 +98,8 @@ def copy_paste_score(
 
 def copy_paste_parts(
     generated: Embeddings,
-    truth: Embeddings,
-    reference: Embeddings,
+    truth: Float[Tensor, "t d"],
+    reference: Float[Tensor, "r d"],
     min_truth_similarity: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each picture: `copy_paste`, the cosine with the truth and with the reference, and whether it is

@@ -12,7 +12,7 @@ from dsd.metrics.functional.image_similarity import normalized
 
 
 def intra_prompt_diversity(
-    sets: Sequence[Float[Tensor, "k d"]],
+    sets: Sequence[Float[Tensor, "_ _"]],
     groups: Any = None,
     *,
     average: Average = "micro",
@@ -37,7 +37,7 @@ def intra_prompt_diversity(
     return grouped_mean(diversity(sets), groups, average=average, weights=weights, nan_policy=nan_policy)
 
 
-def diversity(sets: Sequence[Float[Tensor, "k d"]]) -> Float[Tensor, " n"]:
+def diversity(sets: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
     r"""The mean distance of the pictures of each prompt, $1 - \cos$, over all pairs; NaN with fewer than two.
 
     Example:

@@ -18,7 +18,7 @@ Embeddings = Float[Tensor, "n d"]
 
 def image_similarity(
     generated: Embeddings,
-    reference: Embeddings | Sequence[Float[Tensor, "r d"]],
+    reference: Float[Tensor, "m d"] | Sequence[Float[Tensor, "_ _"]],
     groups: Any = None,
     *,
     reduction: Reduction = "mean",
@@ -55,7 +55,7 @@ def image_similarity(
 
 def reference_cosines(
     generated: Embeddings,
-    reference: Embeddings | Sequence[Float[Tensor, "r d"]],
+    reference: Float[Tensor, "m d"] | Sequence[Float[Tensor, "_ _"]],
     reduction: Reduction = "mean",
 ) -> Float[Tensor, " n"]:
     """The cosine of each row with its reference, or with its set of references, reduced.
@@ -73,7 +73,7 @@ def reference_cosines(
         return (first * normalized(reference)).sum(-1)
     if any(len(some) == 0 for some in reference):
         raise ValueError("A set of references is empty: there is nothing to compare with.")
-    sizes = torch.tensor([len(some) for some in reference])
+    sizes = torch.tensor([len(some) for some in reference], dtype=torch.int64)
     owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(first.device)
     if not len(owner):
         return first.new_zeros(0)

@@ -60,8 +60,8 @@ def on_grid(masks: Float[Tensor, "n height width"], rows: int, columns: int) -> 
 
 
 def best_similarity(
-    detections: Sequence[Float[Tensor, "k d"]],
-    references: Float[Tensor, "n d"] | Sequence[Float[Tensor, "r d"]],
+    detections: Sequence[Float[Tensor, "_ _"]],
+    references: Float[Tensor, "n d"] | Sequence[Float[Tensor, "_ _"]],
     reduction: Reduction = "mean",
 ) -> Float[Tensor, " n"]:
     """The likeness of the detection in each picture that is most like its reference; NaN where nothing was

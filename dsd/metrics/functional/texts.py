@@ -15,7 +15,7 @@ _DETERMINERS = r"(?:(?:an?|the|this|that|my|your)\s+)?"
 
 def text_image_similarity(
     generated: Float[Tensor, "n d"],
-    prompts: Float[Tensor, "n d"],
+    prompts: Float[Tensor, "m d"],
     groups: Any = None,
     *,
     average: Average = "micro",

@@ -1,0 +1,454 @@
+"""What must hold of the metrics' formulas whatever the pictures are; and their errors."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+
+from dsd import metrics
+from dsd.metrics import functional as f
+from dsd.metrics.functional.patches import cut, on_grid
+from tests.metrics.cases import NAN, pictures
+from tests.metrics.image_cases import GRID_NET
+
+seeds = st.integers(0, 2**31)
+
+
+def rows(seed, n=4, d=5):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)))
+
+
+# Means over groups
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_micro_is_macro_weighted_by_counts(seed):
+    rng = np.random.default_rng(seed)
+    values, groups = rng.normal(size=20), np.append([0, 1, 2], rng.integers(0, 3, 17))
+    shares = np.bincount(groups).tolist()
+    micro, macro = (
+        f.grouped_mean(values, groups),
+        f.grouped_mean(values, groups, average="macro", weights=shares),
+    )
+    assert micro["score"].item() == pytest.approx(macro["score"].item(), abs=1e-12)
+    alone = [f.grouped_mean(values[groups == i])["score"].item() for i in range(3)]
+    assert f.grouped_mean(values, groups, average="none")["score"].tolist() == pytest.approx(alone)
+
+
+def test_dreambench_plus_plus_categories_come_out_under_both_rules():
+    """IP-Adapter's row of the leaderboard: .593 over 150 pictures; the categories' plain mean is another."""
+    categories = {"animal": 0.667, "human": 0.558, "object": 0.504, "style": 0.752}
+    counts = {"animal": 45, "human": 20, "object": 65, "style": 20}
+    found = {}
+    for average, weights in (("micro", None), ("macro", None), ("macro", counts)):
+        metric = metrics.MeanScore(groups=list(categories), average=average, weights=weights)
+        for name, mean in categories.items():
+            metric.update([mean] * counts[name], groups=name)
+        found[average, weights is None] = metric.compute()["score"].item()
+    assert found["micro", True] == pytest.approx(0.593, abs=0.001)
+    assert found["macro", False] == pytest.approx(found["micro", True], abs=1e-6)
+    assert found["macro", True] == pytest.approx(0.620, abs=0.001)
+
+
+def test_a_group_without_a_value_is_told_by_name():
+    metric = metrics.MeanScore(groups=["animal", "human"], average="macro")
+    metric.update([1.0], groups="animal")
+    with pytest.raises(ValueError, match="The group 'human' has no value"):
+        metric.compute()
+    free = metrics.MeanScore(groups=["animal", "human"], average="macro", weights={"animal": 2.0})
+    free.update([0.5], groups=["animal"])
+    found = free.compute()
+    assert found["score"] == 0.5
+    assert found["score_by_group"].isnan().tolist() == [False, True]
+    assert found["n_by_group"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": ["a", "a"]}, "each once"),
+        ({"groups": []}, "one or more groups"),
+        ({"average": "mean"}, "Unknown `average` 'mean'. Allowed: micro, macro, none"),
+        ({"weights": {"all": 1.0}}, "average='macro', not 'micro'"),
+        ({"groups": ["a"], "average": "macro", "weights": {"b": 1.0}}, "a weight of 'b', which is no group"),
+        ({"groups": ["a"], "average": "macro", "weights": {"a": -1.0}}, "a weight of 0 or more, not all 0"),
+        ({"groups": ["a"], "average": "macro", "weights": {"a": 0.0}}, "a weight of 0 or more, not all 0"),
+        ({"nan_policy": "ignore"}, "Unknown `nan_policy` 'ignore'"),
+    ],
+)
+def test_rules_that_there_are_not(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.MeanScore(**arguments)
+
+
+def test_groups_and_values_that_do_not_fit():
+    metric = metrics.MeanScore(groups=["a", "b"])
+    for values, groups, message in [
+        ([1.0], None, "Say which group each item is of: a, b"),
+        ([1.0], "c", "no group 'c'. Known: a, b"),
+        ([1.0, 2.0], ["a"], "1 groups for 2 items"),
+        ([1.0, float("inf")], "a", "Value 1 is infinite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metric.update(values, groups)
+    assert metric.counts.sum() == 0
+    with pytest.raises(ValueError, match="There is no group 2; there are 2"):
+        f.grouped.group_sums([1.0], [2], num_groups=2)
+
+
+# Copies
+
+
+@settings(max_examples=50, deadline=None)
+@given(seeds)
+def test_copy_paste_is_antisymmetric_bounded_and_exact_at_its_ends(seed):
+    g, t, r = rows(seed), rows(seed + 1), rows(seed + 2)
+    found = f.copy_paste(g, t, r)
+    assert (found.abs() <= 1).all()
+    torch.testing.assert_close(found, -f.copy_paste(g, r, t))
+    torch.testing.assert_close(f.copy_paste(3 * g, t, 2 * r), found)
+    assert f.copy_paste(r, t, r).tolist() == [1.0] * 4
+    assert f.copy_paste(t, t, r).tolist() == [-1.0] * 4
+    unit = [x / x.norm(dim=-1, keepdim=True) for x in (g, t, r)]
+    angles = [torch.arccos((unit[a] * unit[b]).sum(-1)) for a, b in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(found, (angles[0] - angles[1]) / angles[2])
+
+
+def test_copy_paste_of_float32_copies_is_one():
+    """The arc cosine of a float32 cosine of a copy with itself is up to 5e-4 off."""
+    r, t = rows(0, 100, 384).float(), rows(1, 100, 384).float()
+    assert (f.copy_paste(r, t, r) - 1).abs().max() < 1e-6
+    same = f.copy_paste(rows(2, 100, 384).float(), r, r)
+    assert (same.abs() < 1e-6).all(), "truth and reference alike: no side is nearer"
+
+
+def test_gated_pictures_are_left_out_and_counted_with_their_groups():
+    g = torch.eye(3)
+    t = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    found = f.copy_paste_score(g, t, g, [0, 1, 0], min_truth_similarity=0.4)
+    assert found["gated"] == 1
+    assert found["n_by_group"].tolist() == [2]
+    assert found["score"].item() == pytest.approx(1.0)
+    assert found["truth_similarity"].item() == pytest.approx(2 * 0.5**0.5 / 3)
+    with pytest.raises(ValueError, match="differ in shape"):
+        f.copy_paste_score(g, t[:2], g)
+
+
+def photo(seed=0, side=120):
+    """Something with large and small structure that no mirror image or shift maps onto itself."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8))
+    return coarse.resize((side, side + 20), Image.Resampling.BICUBIC)
+
+
+COPIES = {
+    "itself": lambda x: x,
+    "mirrored": ImageOps.mirror,
+    "downscaled": lambda x: x.resize((60, 70), Image.Resampling.LANCZOS),
+    "squeezed": lambda x: x.resize((120, 60), Image.Resampling.LANCZOS),
+    "moved": lambda x: x.transform(x.size, Image.Transform.AFFINE, (1, 0, 5, 0, 1, -5)),
+    "cut": lambda x: x.crop((10, 12, 110, 128)),
+    "cut and mirrored": lambda x: ImageOps.mirror(x.crop((10, 12, 110, 128))),
+    "padded": lambda x: ImageOps.expand(x, 8, "gray"),
+    "brighter": lambda x: ImageEnhance.Brightness(x).enhance(1.15),
+    "paler": lambda x: ImageEnhance.Contrast(x).enhance(0.6),
+    "noisy": lambda x: Image.blend(x, Image.effect_noise(x.size, 60).convert("RGB"), 0.15),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_near_copies_are_found_in_either_direction(name):
+    image = photo()
+    for one, other in ((COPIES[name](image), image), (image, COPIES[name](image))):
+        assert f.near_copy_similarity(one, other) > 0.93, name
+
+
+def test_what_is_no_copy_is_not_taken_for_one():
+    image = photo()
+    others = [photo(i) for i in range(1, 9)] + [
+        image.transpose(Image.Transpose.ROTATE_90),
+        ImageOps.flip(image),
+    ]
+    found = [f.near_copy_similarity(image, other) for other in others]
+    assert max(found) < 0.75
+    far = image.transform(image.size, Image.Transform.AFFINE, (1, 0, 40, 0, 1, 0))
+    assert f.near_copy_similarity(far, image) < 0.9
+
+
+def test_flat_pictures_are_copies_of_their_own_colour_alone():
+    red, dark, image = Image.new("RGB", (9, 9), (200, 0, 0)), Image.new("RGB", (5, 5), (190, 0, 0)), photo()
+    assert f.near_copy_similarity(red, red.resize((30, 20))) == 1.0
+    for one, other in itertools.permutations((red, dark, image), 2):
+        assert f.near_copy_similarity(one, other) == 0.0
+    for wrong in ({"shift": 0.3}, {"zooms": [0.0]}):
+        with pytest.raises(ValueError, match="`shift` must be in"):
+            f.near_copy_similarity(red, red, **wrong)
+    with pytest.raises(ValueError, match="modes 'L' and 'RGB'"):
+        f.near_copy_similarity(red.convert("L"), red)
+
+
+def test_near_copies_of_any_reference_by_pixels_or_by_a_network():
+    one, other = photo(1), photo(2)
+    metric = metrics.NearCopyRate()
+    metric.update([ImageOps.mirror(other), photo(3)], [[one, other], [one, other]])
+    assert metric.compute()["score"] == 0.5
+    by_net = metrics.NearCopyRate(threshold=0.99, extractor=GRID_NET)
+    by_net.update([ImageOps.mirror(one), photo(3)], [one, one])
+    assert by_net.compute()["score"] == 0.5
+    assert by_net.compute()["likeness"] < 1
+    with pytest.raises(ValueError, match=r"in \[-1, 1\]; got 1.5"):
+        metrics.NearCopyRate(threshold=1.5)
+
+
+# Similarity
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_similarity_is_symmetric_and_of_sets_between_its_ends(seed):
+    g, r = rows(seed), rows(seed + 9)
+    torch.testing.assert_close(f.reference_cosines(g, r), f.reference_cosines(5 * r, g))
+    sets = [torch.stack([r[i], g[i], r[i] + g[i]]) for i in range(4)]
+    mean, best = f.reference_cosines(g, sets), f.reference_cosines(g, sets, "max")
+    torch.testing.assert_close(best, torch.ones_like(best))
+    by_hand = [torch.cosine_similarity(g[i][None], sets[i]).mean() for i in range(4)]
+    torch.testing.assert_close(mean, torch.stack(by_hand))
+
+
+def test_similarity_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="4 generated pictures and 3 references"):
+        f.image_similarity(rows(0), rows(1)[:3])
+    with pytest.raises(ValueError, match="A set of references is empty"):
+        f.reference_cosines(rows(0, 1), [torch.zeros(0, 5)])
+    with pytest.raises(ValueError, match=r"Unknown `reduction` 'median'. Allowed: mean, max"):
+        metrics.ImageSimilarity(reduction="median")
+    assert (
+        f.image_similarity(torch.tensor([[0.0, 0.0]]), rows(0, 1, 2).float(), nan_policy="zero")["missing"]
+        == 1
+    )
+    with pytest.raises(ValueError, match="was added that counts"):
+        f.image_similarity(torch.zeros(0, 5), torch.zeros(0, 5))
+
+
+# Patches and regions
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_patches_are_found_wherever_they_are(seed):
+    reference, other = rows(seed, 9), rows(seed + 3, 12)
+    mask = torch.arange(9) % 3 > 0
+    wanted = np.mean(
+        [max(torch.cosine_similarity(p[None], q[None]).item() for q in other) for p in reference[mask]]
+    )
+    assert f.masked_patch_similarity(other, reference, mask).item() == pytest.approx(wanted)
+    moved = torch.cat([other, reference])[torch.from_numpy(np.random.default_rng(seed).permutation(21))]
+    assert f.masked_patch_similarity(moved, reference, mask).item() == pytest.approx(1.0)
+
+
+def test_a_patch_counts_if_more_than_half_of_it_is_covered():
+    mask = torch.zeros(1, 40, 40)
+    mask[:, :26, :14] = 1  # of patches of 10 px: 2.6 rows and 1.4 columns
+    assert on_grid(mask, 4, 4)[0].reshape(4, 4).int().tolist() == [[1, 0, 0, 0]] * 3 + [[0] * 4]
+
+
+def test_regions_are_cut_padded_and_filled():
+    image = Image.new("RGB", (20, 10), (10, 20, 30))
+    image.putpixel((5, 4), (200, 0, 0))
+    found = cut(image, torch.tensor([4, 2, 10, 5]), (0, 0, 0))
+    assert found.size == (6, 6)
+    assert found.getpixel((1, 3)) == (200, 0, 0)  # one row of padding above
+    assert found.getpixel((0, 0)) == (0, 0, 0)
+    mask = torch.zeros(10, 20, dtype=torch.bool)
+    mask[4:6, 5:7] = True
+    mask[4, 6] = False
+    found = cut(image, mask, (1, 2, 3))
+    assert found.size == (2, 2)
+    assert [found.getpixel(p) for p in ((0, 0), (1, 0), (1, 1))] == [(200, 0, 0), (1, 2, 3), (10, 20, 30)]
+    assert cut(image, torch.tensor([-5, -5, 100, 100])).size == (20, 20)
+    for region, message in [
+        (torch.zeros(10, 20), "A mask is empty"),
+        (torch.zeros(5, 5), "picture's height and width, 10 and 20"),
+        (torch.tensor([5, 5, 5, 9]), r"holds nothing of a picture of 20 x 10 px"),
+        (torch.tensor([1, 2, 3]), r"a box \(4,\) or a mask"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cut(image, region)
+
+
+def test_the_subject_alone_is_compared():
+    """Two pictures of one subject on different grounds: alike where it is cut out, and not as a whole."""
+    subject = photo(1).resize((20, 20))
+    scenes = []
+    for ground, place in (((250, 240, 10), (5, 30)), ((10, 20, 200), (60, 8))):
+        scene = Image.new("RGB", (100, 60), ground)
+        scene.paste(subject, place)
+        scenes.append(scene)
+    boxes = [[[5, 30, 25, 50]], [[0, 0, 20, 20], [60, 8, 80, 28]]]
+    whole, alone = metrics.ImageSimilarity(GRID_NET), metrics.SegmentedSimilarity(GRID_NET)
+    whole.update(scenes[1:], scenes[:1])
+    alone.update(scenes[1:], scenes[:1], [boxes[1]], [boxes[0][0]])
+    assert alone.compute()["score"].item() == pytest.approx(1.0, abs=1e-6)
+    assert whole.compute()["score"] < 0.9
+    missed = metrics.SegmentedSimilarity(GRID_NET)
+    with pytest.raises(ValueError, match="1 of 1 values are missing"):
+        missed.update(scenes[1:], scenes[:1], [[]], [boxes[0][0]])
+    with pytest.raises(ValueError, match="Got regions of 2 pictures for 1"):
+        missed.update(scenes[1:], scenes[:1], boxes)
+
+
+def test_faces_by_a_detector_or_as_they_are():
+    def faces(image):
+        return GRID_NET([image, ImageOps.mirror(image)]) if image.width % 3 else None
+
+    one, other = pictures(6), pictures(6, 4)
+    by_detector = metrics.EmbeddingIdentity(detector=faces, nan_policy="zero")
+    kept = [i for i in range(6) if one[i].width % 3 and other[i].width % 3]
+    by_detector.update([one[i] for i in kept] + [one[0]], [other[i] for i in kept] + [other[kept[0]]])
+    as_they_are = metrics.EmbeddingIdentity(nan_policy="zero")
+    found = [torch.as_tensor(faces(one[i])) for i in kept] + [torch.zeros(0, 16)]
+    known = [torch.as_tensor(faces(other[i])) for i in [*kept, kept[0]]]
+    as_they_are.update(found, known)
+    assert by_detector.compute()["score"] == as_they_are.compute()["score"]
+    assert by_detector.compute()["missing"] == 1
+    flagged = metrics.EmbeddingIdentity(nan_policy="skip")
+    flagged.update(rows(0), rows(0), valid=[True, False, True, True])
+    assert flagged.compute()["missing"] == 1
+    for generated, reference, valid, message in [
+        (rows(0), rows(0)[:2], None, "4 generated items and 2 references"),
+        (rows(0), [rows(0)] * 3 + [torch.zeros(0, 5)], None, "Reference 3 has no embedding"),
+        (rows(0), rows(0), [True], "1 flags for 4 items"),
+        (torch.zeros(2, 3, 4), rows(0), None, r"\(n, d\) or a list of \(k, d\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            flagged.update(generated, reference, valid=valid)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "left"),
+    [
+        ("A backpack on the beach", "backpack", "on the beach"),
+        ("a photo of the  Red Cartoon, in snow", "red cartoon", "a photo of, in snow"),
+        ("dogs and a dog's bone", "dog", "dogs and 's bone"),
+        ("this t-shirt (new) hangs", "t-shirt (new)", "hangs"),
+        ("no such thing", "cat", "no such thing"),
+    ],
+)
+def test_the_subject_is_taken_out_of_a_prompt(prompt, subject, left):
+    assert f.strip_subject(prompt, subject) == left
+
+
+def test_words_that_do_not_fit():
+    with pytest.raises(ValueError, match="Nothing is left of the prompt 'a cat!' without its subject 'cat'"):
+        f.strip_subject("a cat!", "cat")
+    with pytest.raises(ValueError, match="name is empty"):
+        f.strip_subject("a cat", " ")
+    metric = metrics.TextImageSimilarity(GRID_NET)
+    with pytest.raises(ValueError, match="2 generated pictures, 1 prompts; give one of each"):
+        metric.update(pictures(2), ["one"])
+    with pytest.raises(ValueError, match="2 generated pictures, 2 prompts and 1 subjects"):
+        metric.update(pictures(2), ["one", "two"], subjects=["one"])
+    with pytest.raises(TypeError, match=r"gives no texts. Take a model that does, such as CLIP"):
+        metrics.TextImageSimilarity("mini").update(pictures(1), ["one"])
+    with pytest.raises(ValueError, match="Allowed: truncate, error"):
+        metrics.TextImageSimilarity(GRID_NET, long_prompts="cut")
+
+
+# Identity
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.sampled_from(["skip", "zero"]))
+def test_auroc_is_the_share_of_pairs_in_order(seed, policy):
+    rng = np.random.default_rng(seed)
+    scores, same = rng.integers(-3, 4, 20) / 4, np.append([True, False], rng.random(18) < 0.5)
+    scores[rng.random(20) < 0.1] = NAN
+    kept = ~np.isnan(scores) if policy == "skip" else np.ones(20, dtype=bool)
+    values = np.nan_to_num(scores)
+    positive, negative = values[kept & same], values[kept & ~same]
+    if not len(positive) or not len(negative):
+        return
+    wanted = np.mean([(p > q) + (p == q) / 2 for p in positive for q in negative])
+    found = f.identity_auroc(scores, same, nan_policy=policy)
+    assert found["auroc"].item() == pytest.approx(wanted, abs=1e-6)
+    assert found["auroc_same_class"].isnan()
+    assert (
+        f.identity_auroc(np.exp(scores) * 3, same, nan_policy="skip")["auroc"].item()
+        == pytest.approx(f.identity_auroc(scores, same, nan_policy="skip")["auroc"].item(), abs=1e-6)
+        or policy == "zero"
+    )
+
+
+def test_margins_of_missing_trials_by_the_policy():
+    positive, negative = [0.9, NAN, 0.8, 0.5], [0.1, 0.2, 0.3, 0.5]
+    kept = f.identity_margin(positive, negative, [0, 0, 1, 2], nan_policy="skip")
+    lost = f.identity_margin(positive, negative, [0, 0, 1, 2], nan_policy="zero")
+    assert kept["ssr"].item() == pytest.approx(2 / 3)  # a margin of 0 is not won
+    assert lost["ssr"].item() == pytest.approx(1 / 3)
+    assert (kept["pa"].item(), lost["pa"].item()) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
+    assert kept["margin"].item() == pytest.approx(1.3 / 3)
+    assert (int(kept["n"]), int(lost["n"]), int(kept["missing"])) == (3, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: f.identity_margin([1.0], [1.0, 2.0]), "1 positive and 2 negative"),
+        (lambda: f.identity_margin([NAN], [1.0]), "1 of 1 trials are missing, the first is number 0"),
+        (lambda: f.identity_margin([NAN], [1.0], nan_policy="skip"), "No trial was added that counts"),
+        (lambda: f.identity_margin([1.0], [1.0], [0, 1]), "2 samples for 1 trials"),
+        (lambda: f.identity_auroc([1.0], [True, False]), "1 scores, 2 and 2 flags"),
+        (lambda: f.identity_auroc([1.0, 0.5], [True, True]), "2 pairs of one subject and 0 of two"),
+        (lambda: f.identity_auroc([1.0, float("inf")], [True, False]), "Score 1 is infinite"),
+        (lambda: metrics.IdentityAUROC(nan_policy="no"), "Unknown `nan_policy` 'no'"),
+        (lambda: metrics.IdentityMargin().update([NAN], [0.0], ["a"]), "1 of 1 trials are missing"),
+        (lambda: metrics.IdentityAUROC().update([NAN], [True]), "1 of 1 scores are missing"),
+        (lambda: metrics.IdentityMargin().update([0.0], [0.0], ["a", "b"]), "of 2 samples"),
+        (lambda: metrics.IdentityAUROC().update([0.0], [True, True]), "1 scores, 2 and 2 flags"),
+    ],
+)
+def test_identity_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_samples_are_the_same_by_name_or_number_in_every_process():
+    by_name, by_number = metrics.IdentityMargin(), metrics.IdentityMargin()
+    by_name.update([1.0, 0.0], [0.0, 1.0], samples=["7", "7"])
+    by_number.update([1.0, 0.0], [0.0, 1.0], samples=torch.tensor([7, 7]))
+    assert by_name.compute()["samples"] == by_number.compute()["samples"] == 1
+    by_name.update([1.0], [0.0], samples=[7])
+    assert by_name.compute()["samples"] == 1
+
+
+# Diversity
+
+
+def test_another_distance_and_prompts_with_too_few_pictures():
+    def apart(one, other):
+        return [abs(a.width - b.width) for a, b in zip(one, other, strict=True)]
+
+    sizes = [[4, 6, 9], [5]]
+    sets = [[Image.new("RGB", (width, 4)) for width in some] for some in sizes]
+    metric = metrics.IntraPromptDiversity(distance=apart, nan_policy="skip")
+    metric.update(sets)
+    found = metric.compute()
+    assert found["score"].item() == pytest.approx((2 + 5 + 3) / 3)
+    assert (int(found["n"]), int(found["missing"])) == (1, 1)
+    with pytest.raises(ValueError, match="1 of 2 values are missing"):
+        metrics.IntraPromptDiversity(distance=apart).update(sets)
+    with pytest.raises(ValueError, match="gave 1 numbers for 3 pairs"):
+        metrics.IntraPromptDiversity(distance=lambda a, b: [1.0]).update(sets[:1])
+    with pytest.raises(ValueError, match=r"\(n, k, 3, h, w\); got \(2, 3, 4, 4\)"):
+        metrics.IntraPromptDiversity(GRID_NET).update(torch.zeros(2, 3, 4, 4))
+    same = metrics.IntraPromptDiversity(GRID_NET)
+    same.update([pictures(1) * 3])
+    assert same.compute()["score"].item() == pytest.approx(0, abs=1e-6)
