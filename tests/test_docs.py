@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import dsd
-from dsd import backbones, captioners, conditioning, curators, judges, llm, mini, prompts, teachers
+from dsd import backbones, captioners, conditioning, curators, judges, llm, metrics, mini, prompts, teachers
 from dsd.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def small(tiny_flux, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     yield
-    for family in (prompts, teachers, captioners, curators, judges, backbones, conditioning):
+    for family in (prompts, teachers, captioners, curators, judges, backbones, conditioning, metrics):
         own = {k: v for k, v in family.registry._registered.items() if v.__module__ != "docs_page"}
         family.registry._registered.clear()
         family.registry._registered.update(own)
@@ -58,7 +58,8 @@ def test_the_code_of_a_page_runs(path, small):
 
 
 @pytest.mark.parametrize(
-    "family", ["prompts", "teachers", "captioners", "curators", "judges", "backbones", "conditioning"]
+    "family",
+    ["prompts", "teachers", "captioners", "curators", "judges", "backbones", "conditioning", "metrics"],
 )
 def test_every_family_shows_how_to_write_ones_own(family):
     text = (ROOT / "docs" / f"{family}.md").read_text()
