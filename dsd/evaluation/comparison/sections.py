@@ -22,7 +22,7 @@ _THUMB_PX = 256
 def notes_section(comparison: Comparison) -> Section | None:
     """What must be known first; None if there is nothing."""
     found = notes(comparison)
-    return Section(template="warnings", data={"notes": found}) if found else None
+    return Section(template="notes", data={"notes": found}) if found else None
 
 
 def leaderboard(comparison: Comparison) -> Section:
