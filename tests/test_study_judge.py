@@ -571,3 +571,24 @@ def test_every_argument_is_an_option():
         assert name in found
         if name not in ("ratings", "out"):
             assert found[name].default == parameter.default, name
+
+
+class Thrifty(Scripted):
+    """Stops in the midst of a batch and says what it rated until then."""
+
+    def rate_some(self, cases, runs=None):
+        found = []
+        for case in cases:
+            try:
+                found += self.rate_batch([case], runs)
+            except BudgetSpent as stop:
+                found.append(stop)
+        return found
+
+
+def test_what_was_rated_before_the_money_ended_is_kept(pictures, tmp_path):
+    judges.register("thrifty")(Thrifty)
+    judge = {"mine": {"name": "thrifty", "stop_after": 5}}
+    with pytest.raises(BudgetSpent):
+        ask(pictures, tmp_path / "out", judge, batch_size=8)
+    assert len(ratings_of(tmp_path / "out", judge_entries(judge)[0])) == 5

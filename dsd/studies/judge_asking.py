@@ -17,6 +17,7 @@ from dsd.data.table import Table
 from dsd.data.writer import TableWriter
 from dsd.engines import progress_bar
 from dsd.judges import Case, Judge, Rating
+from dsd.llm.records import Stopped
 from dsd.studies.entries import Named, members
 from dsd.studies.judge_ratings import RatedItems
 
@@ -94,7 +95,7 @@ def ask_missing(
 
     Raises:
         ValueError: if the items have no pictures, or the judge gives other ratings than it was asked for.
-        Stopped: if the money or the time given to the judge is spent; earlier batches are kept.
+        Stopped: if the money or the time given to the judge is spent; what was rated is kept.
     """
     if items.load is None:
         raise ValueError(
@@ -103,6 +104,7 @@ def ask_missing(
         )
     table = ratings_of(folder, entry)
     wanted = {_id(key, run) for key in items.keys for run in range(runs)}
+    entry.judge.keep_answers(folder / "answers.sqlite")
     try:
         with TableWriter(table, {"judge": entry.spec}, {"items": items.digest}) as output:
             output.flush_s = _FLUSH_S
@@ -112,13 +114,12 @@ def ask_missing(
             cases = iter(items.load({rating_id.rpartition("#")[0] for rating_id in missing}))
             with progress_bar(entry.name, len(wanted), progress, len(wanted) - len(missing)) as bar:
                 while batch := list(islice(cases, batch_size)):
-                    given = [
-                        x
-                        for x in _asked(entry.judge, batch, runs)
-                        if _id(x.rating.key, x.rating.run) in missing
-                    ]
+                    said, stop = _asked(entry.judge, batch, runs)
+                    given = [x for x in said if _id(x.rating.key, x.rating.run) in missing]
                     output.add(given)
                     bar.update(len(given))
+                    if stop is not None:
+                        raise stop
             output.finish()
     finally:
         if entry.made_here:
@@ -135,18 +136,25 @@ def ask_missing(
     return {key: found[key] for key in items.keys}
 
 
-def _asked(judge: Judge, batch: Sequence[Case], runs: int) -> list[TimedRating]:
-    """The ratings of a batch; one outside the judge's scale is a failure, and no number."""
+def _asked(judge: Judge, batch: Sequence[Case], runs: int) -> tuple[list[TimedRating], Stopped | None]:
+    """The ratings of a batch, and what stopped the judge in the midst of it; a rating outside the judge's
+    scale is a failure, and no number.
+    """
     started = time.perf_counter()
-    ratings = judge.rate_batch(batch, runs)
-    given = [(rating.key, rating.run) for rating in ratings]
-    if given != [(case.key, run) for case in batch for run in range(runs)]:
+    found = judge.rate_some(batch, runs)
+    wanted = [(case.key, run) for case in batch for run in range(runs)]
+    given = [
+        wanted[i] if isinstance(x, Stopped) else (x.key, x.run) for i, x in enumerate(found[: len(wanted)])
+    ]
+    if len(found) != len(wanted) or given != wanted:
         raise ValueError(
             f"{type(judge).__name__} was asked for {runs} ratings of each of {len(batch)} items, and gave "
             f"others: {given[:3]}..."
         )
-    seconds = (time.perf_counter() - started) / len(ratings)
-    return [TimedRating(rating=_checked(judge, rating), seconds=seconds) for rating in ratings]
+    seconds = (time.perf_counter() - started) / len(found)
+    ratings = [x for x in found if isinstance(x, Rating)]
+    timed = [TimedRating(rating=_checked(judge, rating), seconds=seconds) for rating in ratings]
+    return timed, next((x for x in found if isinstance(x, Stopped)), None)
 
 
 def _checked(judge: Judge, rating: Rating) -> Rating:
