@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torchmetrics import Metric
 
@@ -56,6 +57,18 @@ def pictures(count: int, seed: int = 0, side: int = 24) -> list[Image.Image]:
             Image.fromarray((smooth + rng.integers(-20, 21, smooth.shape)).clip(0, 255).astype(np.uint8))
         )
     return found
+
+
+def photo(seed: int = 0, side: int = 120) -> Image.Image:
+    """Something with large and small structure that no mirror image or shift maps onto itself."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8))
+    return coarse.resize((side, side + 20), Image.Resampling.BICUBIC)
+
+
+def noise(seed: int, n: int = 4, d: int = 5) -> torch.Tensor:
+    """Rows of numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)))
 
 
 GIVEN: dict[str, Callable[[], list[Any]]] = {
