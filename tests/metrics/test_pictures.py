@@ -147,6 +147,7 @@ def test_sets_and_numbers_of_references():
         ([a], 2, None, "2 generated pictures and 1 references"),
         ([[a], []], 2, None, "Reference 1 is empty or None"),
         ([a, None], 2, None, "Reference 1 is empty or None"),
+        ([[a], [b, None]], 2, None, "Reference 1 is empty or None"),
         ([a], 2, [0], "needs a number from 0 to 0 for each of 2"),
         ([a], 1, [1], r"got \[1\]"),
         ([a], 1, [-1], r"got \[-1\]"),

@@ -82,6 +82,8 @@ def test_patches_and_words_are_not_taken_for_pictures():
     assert extractor.patches(images).shape == (2, 3, 3, 3)
     assert extractor(images).shape == (2, 16)
     assert extractor.texts(["a", "b"]).shape == (2, 16)
+    spelled = Image.frombytes("RGB", (1, 1), b"abc")
+    assert not torch.equal(extractor([spelled]), extractor.texts(["1x1 abc"]))
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first():
