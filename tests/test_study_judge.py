@@ -356,9 +356,24 @@ def test_repeats_are_averaged_and_added_to_what_is_there(pictures, tmp_path):
     twice = ask(pictures, tmp_path / "out", "scripted", repeats=2)
     (cost,) = twice["costs"]
     assert cost["rated"] == 16
-    assert (once["ratings"]["repeats"], twice["ratings"]["repeats"]) == (1, 2)
+    assert (once["repeats"], twice["repeats"]) == ({"scripted": 1}, {"scripted": 2})
     found = {x["item"]: x["scripted"] for x in rows(tmp_path / "out" / "scores.csv")}
     assert float(found["p1"]) == pytest.approx((0.4 + 1.4) / 2)
+
+
+def test_a_judge_is_asked_as_often_as_it_says_itself(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "runs", 2)
+    content = ask(pictures, tmp_path / "out", "scripted")
+    assert content["repeats"] == {"scripted": 2}
+    assert {run for _, run in Scripted.asked} == {0, 1}
+
+
+def test_ratings_by_another_text_are_not_mixed_under_one_name(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "fingerprint", "first text")
+    ask(pictures, tmp_path / "out", "scripted")
+    monkeypatch.setattr(Scripted, "fingerprint", "second text")
+    with pytest.raises(ValueError, match=r"fingerprint was 'first text', now 'second text'"):
+        ask(pictures, tmp_path / "out", "scripted")
 
 
 def test_a_judge_that_answers_something_else_is_refused_and_no_rating_leaves_its_scale(pictures, tmp_path):

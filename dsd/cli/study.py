@@ -59,7 +59,7 @@ def study(
     low: float | None = None,
     high: float | None = None,
     level: Literal["nominal", "ordinal", "interval", "ratio"] | None = None,
-    repeats: int = 1,
+    repeats: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
     workers: int = 2,
@@ -119,7 +119,7 @@ def study(
         low: judge: lowest rating of the people's scale; the lowest that was given by default.
         high: judge: highest rating of it; the highest that was given by default.
         level: judge: what people's numbers mean, for alpha: interval by default, ordinal for ImagenHub.
-        repeats: judge: how often a judge is asked about each item.
+        repeats: judge: how often a judge is asked about each item; as often as it says itself by default.
         resamples: curators, judge: of the bootstrap for intervals.
         seed: curators, judge: of the bootstrap.
         workers: processes that measure pictures.

@@ -62,12 +62,7 @@ def entries(curators: CuratorsLike) -> list[Entry]:
         LookupError, TypeError: if a spec stands for no curator.
     """
     return [
-        Entry(
-            curator=curator,
-            name=named.name,
-            spec={**named.spec, **({"fingerprint": curator.fingerprint} if curator.fingerprint else {})},
-            made_here=named.made_here,
-        )
+        Entry(curator=curator, name=named.name, spec=named.spec, made_here=named.made_here)
         for named, curator in members(families.registry, curators, Curator)
     ]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsd.engines.specs import HOW_NOT_WHAT, what
+from dsd.llm.asking import Asking
 from dsd.registry import Registry
 from dsd.studies.folder import slug
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Asking[Any])
 
 _LONGEST_NAME = 60
 
@@ -22,7 +23,7 @@ class Named:
 
     Attributes:
         name: for tables and for the folder of its answers.
-        spec: what its answers depend on.
+        spec: what its answers depend on, with the member's `fingerprint`, if it has one.
         made_here: whether the object was built from a spec, and is to be closed at the end.
     """
 
@@ -61,7 +62,8 @@ def members(registry: Registry[T], given: Any, base: type[T]) -> list[tuple[Name
     for name, spec in pairs:
         member = registry.create(spec)
         plain: dict[str, Any] = json.loads(json.dumps(what(registry.spec(member))))
-        named = Named(name=str(name) or name_of(plain), spec=plain, made_here=member is not spec)
+        kept = plain | ({"fingerprint": member.fingerprint} if member.fingerprint else {})
+        named = Named(name=str(name) or name_of(plain), spec=kept, made_here=member is not spec)
         found.append((named, member))
     files = [named.file.lower() for named, _ in found]
     twice = next((named.name for named, _ in found if files.count(named.file.lower()) > 1), None)

@@ -32,7 +32,7 @@ def compare_judges(
     low: float | None = None,
     high: float | None = None,
     level: Level | None = None,
-    repeats: int = 1,
+    repeats: int | None = None,
     batch_size: int = 32,
     retry_failed: bool = False,
     resamples: int = 2000,
@@ -58,7 +58,8 @@ def compare_judges(
         high: highest rating of it; the highest that was given by default.
         level: what people's numbers mean: "ordinal", "interval", "nominal" or "ratio". By default "interval",
             as DreamBench++ has it; "ordinal" for ImagenHub, as there.
-        repeats: how often a judge is asked about each item; its score is the mean.
+        repeats: how often a judge is asked about each item; as often as it says itself by default (a rubric
+            has `runs`). Its score is the mean.
         batch_size: how many items a judge is given at once.
         retry_failed: ask again for ratings that are "failed".
         resamples: of the bootstrap.
@@ -76,7 +77,7 @@ def compare_judges(
         LockedError: if another study goes on in the folder.
     """
     for name, value in {"repeats": repeats, "batch_size": batch_size, "resamples": resamples}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1; got {value}.")
     items = rated_items(ratings, columns=columns, images=images, low=low, high=high, level=level)
     asked = judge_entries(judges) if judges is not None else []
@@ -107,7 +108,7 @@ def compare_judges(
             )  # fmt: skip
             found.append(_scores_of(entry, items, said))
         results = JudgeResults(items, found, count=resamples, seed=seed)
-        report = JudgeReport(results=results, facts=_facts(results, resamples, seed, repeats))
+        report = JudgeReport(results=results, facts=_facts(results, resamples, seed))
         report.write(out)
     if progress:
         Console(stderr=True).print(tables(results)["agreement"].rich())
@@ -170,7 +171,7 @@ def _scores_of(entry: JudgeEntry, items: RatedItems, said: Mapping[str, list[Tim
     )
 
 
-def _facts(results: JudgeResults, resamples: int, seed: int, repeats: int) -> dict[str, Any]:
+def _facts(results: JudgeResults, resamples: int, seed: int) -> dict[str, Any]:
     items = results.items
     return {
         "ratings": {
@@ -183,7 +184,7 @@ def _facts(results: JudgeResults, resamples: int, seed: int, repeats: int) -> di
             "resampled": f"{results.num_clusters} {items.units}",
             "resamples": resamples,
             "seed": seed,
-            "repeats": repeats,
         },
         "specs": {x.name: dict(x.spec) for x in results.judges},
+        "repeats": {x.name: len(x.said) // len(items.keys) for x in results.judges if x.said},
     }

@@ -70,7 +70,7 @@ def ask_missing(
     entry: JudgeEntry,
     items: RatedItems,
     *,
-    runs: int = 1,
+    runs: int | None = None,
     batch_size: int = 16,
     retry_failed: bool = False,
     progress: bool = True,
@@ -85,7 +85,7 @@ def ask_missing(
         folder: of the study.
         entry: the judge.
         items: all items, with their pictures.
-        runs: how often each is to be rated.
+        runs: how often each is to be rated; as often as the judge says by default.
         batch_size: how many items it is given at once.
         retry_failed: ask again for ratings that are "failed".
         progress: show a progress bar on stderr.
@@ -102,7 +102,7 @@ def ask_missing(
             f"{entry.name} is to look at pictures, but the ratings name none. Say with `columns` where "
             "they are, such as {generated: image, reference: subject_image, prompt: prompt}."
         )
-    table = ratings_of(folder, entry)
+    table, runs = ratings_of(folder, entry), entry.judge.runs if runs is None else runs
     wanted = {_id(key, run) for key in items.keys for run in range(runs)}
     entry.judge.keep_answers(folder / "answers.sqlite")
     try:

@@ -2,12 +2,10 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from dsd.evaluation.comparison.figures import Column, Role
 from dsd.evaluation.methods.base import Job
 from dsd.evaluation.small_world import picture_scores
 from dsd.extractors import Extractor
-from dsd.types import image_digest
+from dsd.extractors.sharing import SharedExtractor
 
 Scores = dict[str, float | None]
 """A value for each of a measure's columns; None where a picture has none."""
@@ -236,32 +234,15 @@ def _preprocessing(metric: Any) -> dict[str, str]:
     return {} if named is None else {"preprocessing": str(named)}
 
 
-class _Embeddings(Extractor):
-    """An extractor that keeps what it found, so that a picture goes through the network once."""
-
-    _KEPT = 8192
-
-    def __init__(self, inner: Extractor) -> None:
-        super().__init__(inner, repr(inner))
-        self._inner, self._found = inner, OrderedDict[str, Tensor]()
-
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """As the extractor itself, from memory where it can."""
-        digests = [image_digest(image) for image in images]
-        new = {d: x for d, x in zip(digests, images, strict=True) if d not in self._found}
-        if new:
-            self._found.update(zip(new, self._inner(list(new.values())), strict=True))
-        found = torch.stack([self._found[digest] for digest in digests])
-        while len(self._found) > self._KEPT:
-            self._found.popitem(last=False)
-        return found
-
-
 def _shared(metric: Any) -> Extractor | None:
-    """The metric's extractor, which remembers: as it is, or made so; None if it has none."""
-    extractor = getattr(metric, "extractor", None) or getattr(metric, "encoder", None)
-    if type(extractor) is not Extractor:
-        return extractor if isinstance(extractor, Extractor) else None
-    metric.extractor = _Embeddings(extractor)
-    shared: _Embeddings = metric.extractor
-    return shared
+    """The metric's extractor, made to remember so that a picture goes through the network once; None if it
+    has none.
+    """
+    for name in ("extractor", "encoder"):
+        extractor = getattr(metric, name, None)
+        if isinstance(extractor, Extractor):
+            if not isinstance(extractor, SharedExtractor):
+                extractor = SharedExtractor(extractor)
+                setattr(metric, name, extractor)
+            return extractor
+    return None

@@ -29,7 +29,15 @@ from dsd.mini.train.examples import (
 from dsd.mini.train.fast import fast
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.muon import Muon, split_parameters
-from dsd.mini.train.teacher import Teacher, is_inner, load_teacher, load_vae, noised, sample_with_average
+from dsd.mini.train.teacher import (
+    NUM_CHARACTERS,
+    Teacher,
+    is_inner,
+    load_teacher,
+    load_vae,
+    noised,
+    sample_with_average,
+)
 
 GUIDANCE = (1.0, 5.0)
 USUAL = 3.5
@@ -41,7 +49,7 @@ TEXT_SHARE, PANEL_SHARE = 0.7, 0.8
 def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
     """Distil guidance into the trained teacher, into `work/guidance`."""
     vae = load_vae(work)
-    bank = LatentBank(work / "latents", PanelBank(work / "panels", 6000), vae)
+    bank = LatentBank(work / "latents", PanelBank(work / "panels", NUM_CHARACTERS), vae)
     model, frozen = load_teacher(work), load_teacher(work)
     source = torch.load(work / "teacher" / "checkpoint.pt", weights_only=True)["average"]
     for copy in (model, frozen):
