@@ -57,8 +57,8 @@ around t = 0.5 the text would hardly be needed, nor learned."""
 SHIFT = 1.0
 """exp(SHIFT) is how much drawing dwells on much noise, for the same reason."""
 NUM_CHARACTERS = 24_000
-"""From 6,000 characters the model learnt their colours and patterns by heart: drawings from a picture of one of
-them had an identity of 0.80, from one of a held-out character 0.75 (48 characters each).
+"""From 6,000 characters the model learnt their colours and patterns by heart: drawings from a picture of one
+of them had an identity of 0.80, from one of a held-out character 0.75 (48 characters each).
 """
 GIVEN = 0.6
 """Share of the grids in which one panel has less noise than the others."""
