@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from dsd import mini
-from dsd.mini.train.__main__ import unpack
+from dsd.mini.train.__main__ import export, unpack
 from dsd.mini.train.autoencoder import CONFIG, compose, pictures
 from dsd.mini.train.bank import PanelBank
 from dsd.mini.train.examples import Examples, apart, at_once
@@ -169,3 +169,22 @@ def test_the_shipped_weights_are_unpacked_and_begun_at(tmp_path: Path) -> None:
     (tmp_path / "teacher" / "checkpoint.pt").touch()
     with pytest.raises(FileExistsError, match="--work"):
         unpack(tmp_path)
+
+
+def test_a_refined_decoder_is_exported_without_the_folder_it_was_trained_in(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    vae = AutoencoderKL.from_pretrained(tmp_path / "autoencoder" / "vae")
+    torch.nn.init.constant_(vae.decoder.conv_out.bias, 0.25)
+    vae.save_pretrained(tmp_path / "decoder" / "vae")
+    (tmp_path / "decoder" / "checkpoint.pt").touch()
+    export(tmp_path, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "flux").iterdir()] == ["vae"]
+    assert str(tmp_path) not in (tmp_path / "out" / "flux" / "vae" / "config.json").read_text()
+    shipped = AutoencoderKL.from_pretrained(tmp_path / "out" / "flux" / "vae")
+    assert (shipped.decoder.conv_out.bias == 0.25).all()
+
+
+def test_nothing_trained_is_nothing_to_export(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing to export"):
+        export(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ checkpoint when it is started again, with the same or a longer --minutes.
 
 import argparse
 import inspect
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ def export(work: Path, folder: Path) -> None:
         identity.export(work, folder / "identity")
     if not trained:
         raise FileNotFoundError(f"{work} holds no checkpoint of {', '.join(PARTS)}: nothing to export.")
+    for path in folder.glob("flux/**/*.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:  # diffusers writes down where it loaded from
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
