@@ -127,16 +127,21 @@ class _Decoder(AutoencoderKL):
     """Decodes every latent to a block of 8 x 8 px: one channel shows, another one ten times as much."""
 
     def __init__(self) -> None:
-        super().__init__(**CONFIG, shift_factor=0.0)
+        super().__init__(**CONFIG, shift_factor=2.0, scaling_factor=0.5)
+        self.given: list[torch.Tensor] = []
 
     def decode(self, latents: torch.Tensor) -> Any:  # type: ignore[override]
+        self.given.append(latents)
         seen = latents[:, :1] + 10 * latents[:, 1:2]
         return SimpleNamespace(sample=seen.repeat_interleave(8, 2).repeat_interleave(8, 3))
 
 
 def test_errors_count_as_far_as_they_are_seen() -> None:
     decoder = _Decoder()
-    weights = error_metric(decoder, torch.randn(3, 16, 8, 8), torch.Generator().manual_seed(0))
+    latents = torch.randn(3, 16, 8, 8)
+    weights = error_metric(decoder, latents, torch.Generator().manual_seed(0))
+    for given, panel in zip(decoder.given, latents, strict=True):
+        torch.testing.assert_close(given[-1], panel / 0.5 + 2.0)  # the last one is not changed
     counted = (torch.eye(64) @ weights).square().sum(1)
     assert counted.mean() == pytest.approx(1.0, abs=1e-5)
     by_channel = counted.reshape(16, 4).mean(1)
@@ -150,21 +155,28 @@ def test_half_of_the_canvases_are_encoded_panel_by_panel(
 ) -> None:
     monkeypatch.setattr("dsd.mini.train.bank.CHUNK", 10)
     bank = PanelBank(tmp_path, 10, workers=1)
-    apart_from_each_other = 0
+    apart_from_each_other = black = 0
     for seed in range(60):
         canvas, parts, layout = pictures(bank, np.random.default_rng(seed), 8)
         assert torch.equal(compose(parts, layout), canvas)
         apart_from_each_other += parts.shape != canvas.shape
+        if canvas.shape[2:] == (64, 128):
+            dark = (canvas[..., 64:] == -1).flatten(1).all(1)
+            assert dark.sum() in (0, 2)  # of the four pairs
+            assert not (dark.any() and layout == (1, 2))  # black stands only where a whole is encoded
+            black += bool(dark.any())
     assert 8 < apart_from_each_other < 24  # half of the half that has several panels
+    assert 2 < black < 14
 
 
 def test_the_shipped_weights_are_unpacked_and_begun_at(tmp_path: Path) -> None:
     unpack(tmp_path)
     model = load_teacher(tmp_path)
     model.begin_at(tmp_path / "teacher" / "begin")
-    shipped = FluxPipeline.from_pretrained(mini.path()).transformer
-    for name, value in shipped.state_dict().items():
-        assert torch.equal(model.transformer.state_dict()[name], value), name
+    shipped = FluxPipeline.from_pretrained(mini.path())
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        for name, value in getattr(shipped, part).state_dict().items():
+            assert torch.equal(getattr(model, part).state_dict()[name], value), name
     AutoencoderKL.from_pretrained(tmp_path / "autoencoder" / "vae")
     (tmp_path / "teacher" / "checkpoint.pt").touch()
     with pytest.raises(FileExistsError, match="--work"):
