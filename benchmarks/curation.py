@@ -85,6 +85,7 @@ def by_curator(pairs: Sequence[Pair], base: str, cache: Path | None = None) -> N
         {"name": "vlm", "api_base": base, "cache": None if cache is None else str(cache), **MODEL}
     )
     assert all(verdict.accepted for verdict in curator.judge_batch(pairs))
+    curator.close()
 
 
 def by_door(pairs: Sequence[Pair], base: str) -> None:
@@ -92,6 +93,7 @@ def by_door(pairs: Sequence[Pair], base: str) -> None:
     door = llm.LLM(api_base=base, **MODEL)
     answers = door.map(lambda pair: door.ask(question(pair)), pairs)
     assert all(isinstance(answer, llm.Answer) for answer in answers)
+    door.close()
 
 
 def by_litellm(pairs: Sequence[Pair], base: str) -> None:
