@@ -132,7 +132,7 @@ def test_list_names_every_family_and_where_its_names_come_from():
     found = ok("list")
     blocks = {block.partition("\n")[0]: block for block in found.strip().split("\n\n")}
     families = ["prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics"]
-    assert list(blocks) == [*families, "judges"]
+    assert list(blocks) == [*families, "judges", "benchmarks", "methods"]
     assert "  rubric" in blocks["judges"]
     assert "  heuristic  dsd (dsd.curators.heuristic:HeuristicCurator)" in blocks["curators"].splitlines()
     assert "dsd (dsd.teachers.folder:FolderTeacher)" in blocks["teachers"]

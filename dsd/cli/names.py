@@ -6,13 +6,26 @@ from typing import Literal, get_args
 from dsd.registry import Registry
 
 Family = Literal[
-    "prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics", "judges"
-]
+    "prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics", "judges",
+    "benchmarks", "methods",
+]  # fmt: skip
+
+
+_PACKAGES = {"benchmarks": "dsd.evaluation.benchmarks", "methods": "dsd.evaluation.methods"}
 
 
 def list_names(
     family: Literal[
-        "prompts", "teachers", "captioners", "curators", "backbones", "conditioning", "metrics", "judges"
+        "prompts",
+        "teachers",
+        "captioners",
+        "curators",
+        "backbones",
+        "conditioning",
+        "metrics",
+        "judges",
+        "benchmarks",
+        "methods",
     ]
     | None = None,
 ) -> str:
@@ -23,7 +36,7 @@ def list_names(
     """
     blocks = []
     for name in get_args(Family) if family is None else (family,):
-        registry: Registry[object] = importlib.import_module(f"dsd.{name}").registry
+        registry: Registry[object] = importlib.import_module(_PACKAGES.get(name, f"dsd.{name}")).registry
         width = max(map(len, registry.names()), default=0)
         lines = [f"  {entry:{width}}  {' and '.join(registry.origins(entry))}" for entry in registry.names()]
         blocks.append("\n".join([name, *(lines or ["  (none)"])]))

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd.extractors import rgb
-
 MAX_PIXELS = 50_000_000
 """A picture with more pixels is refused before it is decoded: 150 MB as RGB."""
 MAX_FILE_BYTES = 200 * 2**20
@@ -66,6 +64,8 @@ def _read(path: Path, max_pixels: int, draft: bool) -> Image.Image:
 
 
 def _decoded(source: Path | BytesIO, name: str, max_pixels: int, draft: bool) -> Image.Image:
+    from dsd.extractors import rgb  # torch comes with it, and names are listed without
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
