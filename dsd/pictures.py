@@ -13,6 +13,7 @@ from PIL import Image
 
 from dsd.pipeline import DSDPipeline
 from dsd.pixels import ImageLike, from_pixels, to_pixels
+from dsd.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,12 @@ class ValidationPictures(Callback):
     ) -> None:
         """Draw, when the time has come."""
         step = trainer.global_step
-        if step == self._last_step or step % self.every_n_steps or not trainer.is_global_zero:
+        spread = is_sharded(pl_module)  # then no process can draw alone
+        if step == self._last_step or step % self.every_n_steps or not (trainer.is_global_zero or spread):
             return
         self._last_step = step
-        for number, row in enumerate(self.draw(trainer, pl_module)):
+        rows = self.draw(trainer, pl_module)
+        for number, row in enumerate(rows if trainer.is_global_zero else []):
             _show(trainer, f"pictures/{number}", row, step)
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)

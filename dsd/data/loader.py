@@ -157,8 +157,8 @@ class PairLoader:
         """Go on where `state` was taken: the next iteration begins there.
 
         Raises:
-            ValueError: if pairs, batch size, seed or number of processes are not the same, so that there is
-                no such place.
+            ValueError: if pairs, seed or batch size (over all processes, which may be more or fewer) are not
+                the same, so that there is no such place.
         """
         now = self._order()
         changed = [
@@ -181,7 +181,6 @@ class PairLoader:
         digest = hashlib.sha256("\n".join(self.source.ids[i] for i in self.positions).encode()).hexdigest()
         return {
             "pairs": f"{len(self.positions)} ({digest[:12]})",
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size * self.sampler.world_size,  # processes may be other ones
             "seed": self.sampler.seed,
-            "processes": self.sampler.world_size,
         }
