@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Checkpointing = bool | int | Literal["all", "selective"]
+Checkpointing = bool | int | str
 
 _MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 _ATTENTION = "_scaled_dot_product_"  # flash, efficient, cudnn, flash for CPU: all of PyTorch's kernels
