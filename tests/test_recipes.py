@@ -36,7 +36,8 @@ def test_there_are_recipes() -> None:
 def test_recipes_step(path: Path, encoded: Path, tiny_flux: Path, tmp_path: Path) -> None:
     recipe = read(path)
     overrides: list[Any] = [
-        "--student.base", tiny_flux, "--data.source", encoded, "--data.num_workers", 0, "--trainer.devices", 1,
+        "--student.base", tiny_flux, "--data.source", encoded, "--data.num_workers", 0,
+        "--trainer.devices", 1,
         "--trainer.accelerator", "cpu", "--trainer.max_steps", 1, "--trainer.enable_progress_bar", "false",
         "--trainer.enable_model_summary", "false", "--data.policy", "every",
     ]  # fmt: skip
