@@ -9,16 +9,17 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsd import backbones, export, optimizers, recomputing, sharding
+from dsd import backbones, export, optimizers, precision, recomputing, sharding
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Batch, RawBatch, Text, as_pixels
-from dsd.backbones.lora import add_lora, lora_parameters, table
+from dsd.backbones.lora import table
 from dsd.conditioning.base import Conditioning
 from dsd.ema import Ema, averaged
+from dsd.install import install
 from dsd.objective import Objective
-from dsd.optimizers import OptimizerSpec
+from dsd.optimizers import OptimizerFactory
 from dsd.randomness import Generators, generator
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,8 @@ class Student(LightningModule):
         text_dropout: float = 0.1,
         reference_dropout: float = 0.1,
         frame_weights: tuple[float, float] = (1.0, 1.0),
-        optimizer: OptimizerSpec = "adamw",
-        gradient_checkpointing: recomputing.Checkpointing = False,
+        optimizer: str | Mapping[str, Any] | OptimizerFactory = "adamw",
+        gradient_checkpointing: bool | int | str = False,
         compile: bool | Mapping[str, Any] = False,
         dtype: str = "float32",
         quantization: str | Mapping[str, Any] | None = None,
@@ -127,7 +128,12 @@ class Student(LightningModule):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._trained = self._install(lora, train)
+            chosen = install(self.backbone, self.conditioning, lora, train)
+        self.requires_grad_(False)
+        for parameter in chosen:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if gradient_checkpointing:
             recomputing.enable(self.denoiser, gradient_checkpointing)
             self.conditioning.enable_gradient_checkpointing()
@@ -139,28 +145,6 @@ class Student(LightningModule):
         self._null_text: Text | None = None
         self._pairs_seen = 0
         self._built: torch.optim.Optimizer | None = None
-
-    def _install(self, lora: Mapping[str, Any] | None, train: str) -> dict[str, nn.Parameter]:
-        """Add conditioning and adapters; returns what is trained, in float32, by its name in this module."""
-        if train not in ("full", "added"):
-            raise ValueError(f"Unknown train={train!r}. Allowed: 'full', 'added'; or give `lora`.")
-        self.conditioning.install(self.denoiser)
-        if lora is not None:
-            add_lora(self.denoiser, dict(self.backbone.lora_targets), **lora)
-        self.requires_grad_(False)
-        chosen = list(self.conditioning.trained(self.denoiser).values())
-        if lora is not None:
-            chosen += lora_parameters(self.denoiser).values()
-        elif train == "full":
-            if self.hparams["quantization"] is not None:
-                raise ValueError("A quantised base cannot be trained in full. Give `lora`, or train='added'.")
-            chosen += self.denoiser.parameters()
-        if not chosen:
-            raise ValueError("The conditioning adds no weights to train. Give `lora`, or train='full'.")
-        for parameter in chosen:
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @property
     def denoiser(self) -> Any:
@@ -219,8 +203,7 @@ class Student(LightningModule):
         """Under Lightning's `ModelParallelStrategy`, spread all weights over the processes (FSDP2)."""
         if self.device_mesh is None or sharding.is_sharded(self):
             return
-        sharding.shard(self.denoiser, self.device_mesh["data_parallel"])
-        for network in self.conditioning.children():
+        for network in (self.denoiser, *self.conditioning.children()):
             sharding.shard(network, self.device_mesh["data_parallel"])
         self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if self.ema is not None:
@@ -258,12 +241,7 @@ class Student(LightningModule):
         """Log what is trained; refuse half-precision weights without mixed precision."""
         optimizers.start(self._built)
         logger.info("%s", table(self._trained, self.denoiser))
-        dtypes = {parameter.dtype for parameter in (*self.denoiser.parameters(), *self._trained.values())}
-        if len(dtypes) > 1 and self.trainer.precision in ("32-true", "64-true"):
-            raise ValueError(
-                f"The base is {self.hparams['dtype']} and what is trained is float32. "
-                "Pass lightning.Trainer(precision='bf16-mixed'), or dtype='float32' to the student."
-            )
+        precision.check((*self.denoiser.parameters(), *self._trained.values()), self.trainer.precision)
 
     def ema_weights(self) -> contextlib.AbstractContextManager[None]:
         """A context with averaged weights in place of the last ones: the running average, or what a
@@ -289,7 +267,7 @@ class Student(LightningModule):
             NotADirectoryError: if there is a file of that name.
         """
         with self.ema_weights() if ema else contextlib.nullcontext():
-            if self.hparams["quantization"] is not None or sharding.is_sharded(self):
+            if self.backbone.quantization is not None or sharding.is_sharded(self):
                 self._save_whole(folder, components)
                 return
             export.save(
@@ -307,7 +285,11 @@ class Student(LightningModule):
         """
         trained = {name: sharding.whole(p.detach()) for name, p in self._trained.items()}
         if self.global_rank == 0:
-            twin = Student(**{**self.hparams, "quantization": None, "ema_decay": None, "compile": False})
+            base = self.hparams["base"]
+            if not isinstance(base, str):
+                base = {key: value for key, value in base.items() if key != "quantization"}
+            plain = {"base": base, "quantization": None, "ema_decay": None, "compile": False}
+            twin = Student(**{**self.hparams, **plain})
             twin.load_state_dict(trained)
             twin.frame_size = self.frame_size
             twin.save_pretrained(folder, components=components)

@@ -18,7 +18,7 @@ RECIPES = sorted(EXAMPLES.glob("*.yaml"))
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Path:
     folder = tmp_path_factory.mktemp("recipes") / "run"
-    run = make_run(folder, 4, size=32)
+    run = make_run(folder, 4, size=64)  # panels of 32 px
     dsd.encode(run, str(tiny_flux), policy="every", progress=False)
     return folder
 
@@ -42,7 +42,7 @@ def test_recipes_step(path: Path, encoded: Path, tiny_flux: Path, tmp_path: Path
         "--trainer.enable_model_summary", "false", "--data.policy", "every",
     ]  # fmt: skip
     if recipe["student"].get("compile"):
-        overrides += ["--student.compile.backend", "eager"]  # the default one asks for a compiler
+        overrides += ["--student.compile", "{backend: eager}"]  # the default one asks for a compiler
     if importlib.util.find_spec("bitsandbytes") is None:
         overrides += ["--student.quantization", "null", "--student.optimizer", "adamw"]
     said = ok("fit", "--config", path, "--out", tmp_path / "s", *overrides)

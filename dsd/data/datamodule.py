@@ -7,7 +7,6 @@ from typing import Any
 import lightning
 import torch
 
-from dsd.data.buckets import Size
 from dsd.data.encoded import EncodedPairs
 from dsd.data.loader import PairLoader
 from dsd.data.policy import Policy
@@ -68,7 +67,7 @@ class PairDataModule(lightning.LightningDataModule):
         size_px: int | None = None,
         split: str = "train",
         captions: str | None = None,
-        buckets: bool | Sequence[Size] = False,
+        buckets: bool | Sequence[Sequence[int]] = False,
     ) -> None:
         super().__init__()
         for name, value in {
