@@ -36,7 +36,7 @@ def aspect_buckets(area_px: int, unit_px: int = 64, max_aspect: float = 2.0) -> 
         if width and max(height, width) <= max_aspect * min(height, width):
             sizes[height, width] = None
             sizes[width, height] = None
-    best = {}  # of one width, the tallest
+    best: dict[int, int] = {}  # of one width, the tallest
     for height, width in sizes:
         best[width] = max(height, best.get(width, 0))
     kept = {(height, width) for width, height in best.items()}
