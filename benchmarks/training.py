@@ -20,6 +20,7 @@ embedded model's autoencoder and text encoders; conditioning `parallel`, LoRA of
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -27,9 +28,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +136,7 @@ class Steps(Side):
         """
         backbone = self.student.backbone
         weights = sum(p.numel() * p.element_size() for p in backbone.vae.parameters())
-        pictures = ValidationPictures([self.reference_pixels[0]], [PROMPT], num_inference_steps=2)
+        pictures = ValidationPictures([self.reference_pixels[0] / 2 + 0.5], [PROMPT], num_inference_steps=2)
         trainer = lightning.Trainer(accelerator="cpu", barebones=True)
         pictures.setup(trainer, self.student, "fit")
         backbone.release("vae", "text")
@@ -196,7 +199,7 @@ def drawing(steps: Steps, few: int) -> Iterator[Row]:
             assert key == "sampling"
 
 
-def loading(run: dsd.Run, many: int) -> Row:
+def loading(run: dsd.Run, many: int) -> Iterator[Row]:
     """A batch from disk against a step on it, both of the embedded model."""
     data = dsd.PairDataModule(run, batch_size=16, encoded=True, policy="every")
     student = Student("mini", lora={"rank": 16})
@@ -215,7 +218,7 @@ def loading(run: dsd.Run, many: int) -> Row:
         optimizer.step()
         optimizer.zero_grad()
 
-    return Row("reading a batch of 16 / a step on it", seconds(read, step, many), 0.2)
+    yield Row("reading a batch of 16 / a step on it", seconds(read, step, many), 0.2)
 
 
 def start_up(run: dsd.Run, repeats: int) -> dict[str, Any]:
@@ -281,6 +284,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/training.json"))
     arguments = parser.parse_args()
     single_thread()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     few, many = (3, 7) if arguments.quick else (7, 21)
@@ -290,7 +295,7 @@ def main() -> None:
         run = cached_run(Path(folder) / "run", 8)
         started = start_up(run, 1 if arguments.quick else 3)
         console.print(f"start-up: {started}")
-        for row in (*training(steps, few, many), *drawing(steps, few), loading(run, many)):
+        for row in chain(training(steps, few, many), drawing(steps, few), loading(run, many)):
             rows.append(row)
             console.print(f"{row.what}: {row.found.ratio:.3f}")
     table = Table("what", "ours", "theirs", "ratio", "quartiles", "at most")
