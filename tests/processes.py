@@ -1,4 +1,8 @@
-"""Trainings in several processes of this machine, forked, so that imports are paid once."""
+"""Trainings in several processes of this machine.
+
+They are forked by a server that has done the imports and nothing else: a process that has trained holds
+threads and locks, and its children may wait for them forever.
+"""
 
 import multiprocessing
 import os
@@ -22,7 +26,7 @@ from dsd.sharding import whole
 from tests.test_student import _batch
 
 NUM_PAIRS, GLOBAL_BATCH, STEPS = 22, 4, 8  # five batches an epoch: the end is in the second one
-TIMEOUT_S = 20
+TIMEOUT_S = 90
 
 
 class Pairs:
@@ -92,8 +96,35 @@ def train(
     return {"losses": losses.losses, "state": state}
 
 
+def die(step: int) -> None:
+    """End all processes in the fifth step, as if killed."""
+    if step == 5:
+        os._exit(9)
+
+
+def die_alone(step: int) -> None:
+    """End one of them."""
+    if step == 5 and os.environ["RANK"] == "1":
+        os._exit(9)
+
+
+def _child(rank: int, count: int, port: int, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    code = 1
+    try:
+        torch.save(function(*args, **kwargs), Path(kwargs["folder"]) / f"result-{rank}.pt")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
 def run(
-    count: int, function: Callable[..., Any], *args: Any, timeout_s: float = 120, **kwargs: Any
+    count: int, function: Callable[..., Any], *args: Any, timeout_s: float = 400, **kwargs: Any
 ) -> tuple[list[Any], list[int | None], float]:
     """Call a function in so many processes; what they returned (None for those that did not), their exit
     codes (None for those that hung), and the seconds it took.
@@ -101,28 +132,15 @@ def run(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    queues = [context.SimpleQueue() for _ in range(count)]
-
-    def child(rank: int) -> None:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }  # fmt: skip
-        try:
-            path = Path(kwargs["folder"]) / f"result-{rank}.pt"
-            torch.save(function(*args, **kwargs), path)
-            queues[rank].put(str(path))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        os._exit(code)
-
-    Path(kwargs["folder"]).mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    folder = Path(kwargs["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    children = [
+        context.Process(target=_child, args=(rank, count, port, function, args, kwargs))
+        for rank in range(count)
+    ]
     begun = time.monotonic()
-    children = [context.Process(target=child, args=(rank,)) for rank in range(count)]
     for process in children:
         process.start()
     codes: list[int | None] = []
@@ -134,7 +152,7 @@ def run(
             process.kill()
     seconds = time.monotonic() - begun
     results = [
-        torch.load(queue.get(), weights_only=False) if code == 0 else None
-        for queue, code in zip(queues, codes, strict=True)
+        torch.load(folder / f"result-{rank}.pt", weights_only=False) if code == 0 else None
+        for rank, code in enumerate(codes)
     ]
     return results, codes, seconds

@@ -1,14 +1,13 @@
 """Several processes train what one trains: DDP, FSDP2, killed and resumed."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.processes import STEPS, TIMEOUT_S, run, train
+from tests.processes import STEPS, TIMEOUT_S, die, die_alone, run, train
 
 EXACT = {"ddp": 1e-6, "fsdp2": 1e-5}
 KINDS = ["ddp", "fsdp2"]
@@ -42,11 +41,6 @@ def test_two_processes_train_as_one(kind: str, one: Any, tiny_flux: Path, tmp_pa
     assert_same(both(results), one, EXACT[kind])
 
 
-def die(step: int) -> None:
-    if step == 5:
-        os._exit(9)
-
-
 @pytest.mark.parametrize("after", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_resumed_in_mid_epoch(
@@ -63,11 +57,6 @@ def test_killed_and_resumed_in_mid_epoch(
     losses, state = both(results)
     assert len(losses) == STEPS - 3
     assert_same((losses, state), (one[0][3:], one[1]), EXACT[kind])
-
-
-def die_alone(step: int) -> None:
-    if step == 5 and os.environ["RANK"] == "1":
-        os._exit(9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
