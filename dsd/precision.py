@@ -1,8 +1,10 @@
-"""Which precision trains faster on this machine."""
+"""Which precision trains faster on this machine, and which suits a model."""
 
 import time
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 _ROWS, _WIDTH = 1024, 256
@@ -18,6 +20,24 @@ def fast_precision() -> str:
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if _seconds(torch.bfloat16) < _seconds(torch.float32) else "32-true"
+
+
+def check(parameters: Iterable[Tensor], precision: str) -> None:
+    """Refuse a training whose weights are of several dtypes without mixed precision.
+
+    Args:
+        parameters: all that compute together.
+        precision: of the `Trainer`.
+
+    Raises:
+        ValueError: if they do not go together.
+    """
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters}
+    if len(dtypes) > 1 and precision in ("32-true", "64-true"):
+        raise ValueError(
+            f"The weights are {' and '.join(sorted(dtypes))}: the base is not float32, and what is trained "
+            "is. Pass lightning.Trainer(precision='bf16-mixed'), or dtype='float32' to the student."
+        )
 
 
 @torch.no_grad()

@@ -1,27 +1,28 @@
 """The student: a text-to-image model that learns to follow a reference, as a LightningModule."""
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsd import backbones, export, flow
+from dsd import backbones, export, optimizers, precision, recomputing, sharding
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Batch, RawBatch, Text, as_pixels
-from dsd.backbones.lora import add_lora, lora_parameters, table
+from dsd.backbones.lora import table
 from dsd.conditioning.base import Conditioning
-from dsd.ema import Ema
+from dsd.ema import Ema, averaged
+from dsd.install import install
+from dsd.objective import Objective
+from dsd.optimizers import OptimizerFactory
+from dsd.randomness import Generators, generator
 
 logger = logging.getLogger(__name__)
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Student(LightningModule):
@@ -29,8 +30,9 @@ class Student(LightningModule):
     words) alike.
 
     Checkpoints hold what is trained (with its running average and the optimiser) and nothing of the frozen
-    base. All randomness of a batch follows from the seed, the rank and how many batches came before, so
-    training that was stopped and resumed draws what it would have drawn.
+    base. All randomness of a pair follows from the seed and how many pairs came before it, over all
+    processes: training that was stopped and resumed draws what it would have drawn, and a batch draws the
+    same whole, in accumulated parts, or spread over processes.
 
     Args:
         base: the model to start from: "mini", a diffusers folder, a Hub id, a spec or a `Backbone`.
@@ -38,30 +40,40 @@ class Student(LightningModule):
         lora: arguments of `dsd.backbones.lora.add_lora`, such as `{"rank": 128}`: low-rank adapters on the
             denoiser. The layers that the conditioning adds or widens are trained in full in any case.
         train: without `lora`: "full" trains the whole denoiser, "added" only what the conditioning adds.
-        lr: learning rate after the warm-up.
-        weight_decay: of AdamW, on all that is trained.
-        betas: of AdamW.
+        lr: learning rate after the warm-up; "prodigy" finds its own and takes it from its spec alone.
+        weight_decay: of the optimiser, on all that is trained.
+        betas: of the optimiser.
         warmup_steps: steps over which the learning rate rises linearly.
         ema_decay: decay of a running average of the trained weights, which pictures and `save_pretrained`
             then use; None for none.
+        ema_device: "cpu" to keep the average off the device; None to keep it beside the weights.
         time_sampling: a law of `flow.sample_times`, or `{"law": ..., "mean": ..., "std": ..., "shift": ...}`.
-            `shift` is that of `flow.shift_times`, or "schedule" for the one that sampling from the base uses.
+            `shift` is that of `flow.shift_times`, or "schedule" for the one that sampling from the base uses
+            for as many tokens.
+        loss_weighting: a law of `flow.loss_weights`, or `{"law": "min_snr", "gamma": 5.0}`.
         guidance: what a guidance-distilled denoiser is told in training; 1 keeps its distillation (FLUX.1-dev
-            is then sampled at 3.5).
+            is then sampled at 3.5). A range (low, high): drawn from it for each pair.
         text_dropout: share of the batch whose caption is replaced by an empty one; needed for text guidance.
         reference_dropout: share of the batch whose reference is hidden; needed for image guidance.
         frame_weights: weight of the loss on the reference's frame, if the canvas has one, and the target's.
-        optimizer: "adamw", or a function from parameters to an optimiser.
-        gradient_checkpointing: trade time for memory.
-        dtype: of the frozen weights; what is trained is float32 always. Use `Trainer(precision="bf16-mixed")`
-            with "bfloat16".
+        optimizer: a name of `optimizers.KNOWN` ("adamw", "adamw8bit", "schedulefree", "prodigy", ...),
+            "package.module:Class", either as `{"name": ..., **arguments}`, or a function from parameters to
+            an optimiser.
+        gradient_checkpointing: trade time for memory: True for all blocks, n for every n-th, "selective" to
+            keep what is dear to compute; see `recomputing.enable`.
+        compile: compile the denoiser's repeated blocks by `torch.compile`; arguments of it, or True.
+        dtype: of the frozen weights; what is trained is float32 always, and so are times and guidance. Use
+            `Trainer(precision="bf16-mixed")` with "bfloat16".
+        quantization: store the frozen base in fewer bits: a name of `quantization.SCHEMES`, or `{"name": ...,
+            **arguments}`. What is saved is in full precision.
         frame_size: (height, width) of a frame in pixels, saved for the pipeline; None to take it from the
             data.
         seed: of the adapters' initialisation and of all randomness in training.
 
     Raises:
         ValueError: for a choice that does not exist or a number out of its range.
-        LookupError, FileNotFoundError: if there is no such base or conditioning.
+        LookupError, FileNotFoundError: if there is no such base, conditioning or optimiser.
+        ModuleNotFoundError: if `quantization` needs a package that is not installed.
     """
 
     def __init__(
@@ -75,20 +87,25 @@ class Student(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         warmup_steps: int = 0,
         ema_decay: float | None = None,
+        ema_device: str | None = None,
         time_sampling: str | Mapping[str, Any] = "logit_normal",
-        guidance: float = 1.0,
+        loss_weighting: str | Mapping[str, Any] = "none",
+        guidance: float | tuple[float, float] = 1.0,
         text_dropout: float = 0.1,
         reference_dropout: float = 0.1,
         frame_weights: tuple[float, float] = (1.0, 1.0),
-        optimizer: Literal["adamw"] | OptimizerFactory = "adamw",
-        gradient_checkpointing: bool = False,
+        optimizer: str | Mapping[str, Any] | OptimizerFactory = "adamw",
+        gradient_checkpointing: bool | int | str = False,
+        compile: bool | Mapping[str, Any] = False,
         dtype: str = "float32",
+        quantization: str | Mapping[str, Any] | None = None,
         frame_size: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.backbone = backbones.load(base, dtype=dtype, parts=("denoiser",))
+        fewer_bits = {} if quantization is None else {"quantization": quantization}
+        self.backbone = backbones.load(base, dtype=dtype, parts=("denoiser",), **fewer_bits)
         self.backbone.load("denoiser")
         self.conditioning: Conditioning = conditionings.create(conditioning)
         given["base"] = str(base) if isinstance(base, str | Path) else backbones.spec(self.backbone)
@@ -96,51 +113,38 @@ class Student(LightningModule):
         self.save_hyperparameters(given)
 
         self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
-        self.optimizer = optimizer
-        self.guidance, self.seed = guidance, seed
-        self.text_dropout = _share("text_dropout", text_dropout)
-        self.reference_dropout = _share("reference_dropout", reference_dropout)
+        self.optimizer, self.seed = optimizer, seed
         self.frame_size = None if frame_size is None else (int(frame_size[0]), int(frame_size[1]))
-        self.time_sampling = {"law": time_sampling} if isinstance(time_sampling, str) else dict(time_sampling)
-        self._sample_times(1, 256, torch.Generator())  # an unknown law or argument shows now
-        weights = dict(zip(("reference", "target"), frame_weights, strict=True))
-        self._frame_weights = [float(weights.get(name, 1.0)) for name in self.conditioning.frames]
-        if min(self._frame_weights) < 0 or sum(self._frame_weights) == 0:
-            raise ValueError(
-                f"frame_weights {frame_weights} leave no loss on the frames {self.conditioning.frames}. "
-                "Give weights of at least 0 that are not all 0."
-            )
+        self.objective = Objective(
+            self.backbone,
+            self.conditioning,
+            time_sampling=time_sampling,
+            loss_weighting=loss_weighting,
+            guidance=guidance,
+            text_dropout=text_dropout,
+            reference_dropout=reference_dropout,
+            frame_weights=frame_weights,
+        )
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._trained = self._install(lora, train)
-        if gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
-            self.conditioning.enable_gradient_checkpointing()
-        self.train()  # a diffusers model comes in evaluation mode, where adapters' dropout would be off
-        self.ema = None if ema_decay is None else Ema(list(self._trained.values()), ema_decay)
-        self._null_text: Text | None = None
-        self._batches_seen = 0
-
-    def _install(self, lora: Mapping[str, Any] | None, train: str) -> dict[str, nn.Parameter]:
-        """Add conditioning and adapters; returns what is trained, in float32, by its name in this module."""
-        if train not in ("full", "added"):
-            raise ValueError(f"Unknown train={train!r}. Allowed: 'full', 'added'; or give `lora`.")
-        self.conditioning.install(self.denoiser)
-        if lora is not None:
-            add_lora(self.denoiser, dict(self.backbone.lora_targets), **lora)
+            chosen = install(self.backbone, self.conditioning, lora, train)
         self.requires_grad_(False)
-        chosen = list(self.conditioning.trained(self.denoiser).values())
-        if lora is not None:
-            chosen += lora_parameters(self.denoiser).values()
-        elif train == "full":
-            chosen += self.denoiser.parameters()
-        if not chosen:
-            raise ValueError("The conditioning adds no weights to train. Give `lora`, or train='full'.")
         for parameter in chosen:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if gradient_checkpointing:
+            recomputing.enable(self.denoiser, gradient_checkpointing)
+            self.conditioning.enable_gradient_checkpointing()
+        if compile:
+            self.denoiser.compile_repeated_blocks(**({} if isinstance(compile, bool) else compile))
+        self.train()  # a diffusers model comes in evaluation mode, where adapters' dropout would be off
+        self.ema = None if ema_decay is None else Ema(list(self._trained.values()), ema_decay, ema_device)
+        sharding.keep_apart(self, "ema")
+        self._null_text: Text | None = None
+        self._pairs_seen = 0
+        self._built: torch.optim.Optimizer | None = None
 
     @property
     def denoiser(self) -> Any:
@@ -161,72 +165,66 @@ class Student(LightningModule):
             )
 
     def losses(
-        self, batch: Batch, generator: torch.Generator, dropout: bool = True
+        self, batch: Batch, generators: Generators, dropout: bool = True
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " frames"]]:
         """The flow-matching loss of a batch, and the part of each frame of the canvas.
 
         Args:
             batch: encoded pairs.
-            generator: where times, noise and dropout come from; on the batch's device.
+            generators: where times, noise and dropout come from, one or one for each pair; on the batch's
+                device.
             dropout: whether captions and references are dropped as in training.
         """
-        batch = batch.to(dtype=torch.float32)
-        reference, text = batch.reference, batch.text
-        x_0 = self.conditioning.canvas(reference, batch.target)
-        side = self.backbone.pixels_per_token // self.backbone.pixels_per_latent
-        num_tokens = x_0[0, 0].numel() // side**2
-        t = self._sample_times(len(x_0), num_tokens, generator)
-        if dropout:
-            chance = torch.rand(2, len(x_0), generator=generator, device=x_0.device)
-            if self.reference_dropout > 0:
-                reference = reference.masked(chance[0] >= self.reference_dropout)
-            if self.text_dropout > 0:
-                text = text.where(chance[1] >= self.text_dropout, self._empty_text(x_0.device))
-        noise = self.conditioning.noise(x_0, generator)
-        x_t = flow.interpolate(x_0, noise, t)
-        predicted = self.conditioning.velocity(self.backbone, x_t, t, reference, text, self.guidance)
-        split = self.conditioning.split
-        truth = flow.velocity(x_0, noise)
-        return flow.loss([*split(predicted).values()], [*split(truth).values()], self._frame_weights)
+        return self.objective.loss(batch, generators, self._empty_text if dropout else None)
 
     def training_step(self, batch: Batch | RawBatch, batch_idx: int) -> Tensor:
         """One batch's loss; logs it, each frame's share and the learning rate."""
-        generator = self._generator("train", self.global_rank, self._batches_seen)
-        self._batches_seen += 1
         batch = self._encoded(batch)
-        total, frames = self.losses(batch, generator)
+        first, step = self._pairs_seen + self.global_rank, self.trainer.world_size
+        self._pairs_seen += len(batch) * step
+        generators = [generator(self.device, self.seed, "train", first + i * step) for i in range(len(batch))]
+        total, frames = self.losses(batch, generators)
         values = {"train/loss": total.detach(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         values |= {f"train/loss_{name}": x for name, x in zip(self.conditioning.frames, frames, strict=True)}
         self.log_dict(values, batch_size=len(batch))
         return total
 
     def validation_step(self, batch: Batch | RawBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the loss without dropout, at the same times and noise in each validation."""
+        """Log the loss without dropout; a pair has the same time and noise in each validation."""
         batch = self._encoded(batch)
-        generator = self._generator("validate", self.global_rank, dataloader_idx, batch_idx)
+        generators = [
+            generator(self.device, self.seed, "validate", dataloader_idx, pair) for pair in batch.ids
+        ]
         with self.ema_weights():
-            total, _ = self.losses(batch, generator, dropout=False)
+            total, _ = self.losses(batch, generators, dropout=False)
         self.log("val/loss", total, batch_size=len(batch), sync_dist=True)
+
+    def configure_model(self) -> None:
+        """Under Lightning's `ModelParallelStrategy`, spread all weights over the processes (FSDP2)."""
+        if self.device_mesh is None or sharding.is_sharded(self):
+            return
+        for network in (self.denoiser, *self.conditioning.children()):
+            sharding.shard(network, self.device_mesh["data_parallel"])
+        self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if self.ema is not None:
+            self.ema = Ema(list(self._trained.values()), self.ema.decay, self.ema.device)
+        self.strict_loading = False  # Lightning asks for the frozen weights too
 
     def configure_optimizers(self) -> Any:
         """The optimiser over what is trained, with a linear warm-up if one was asked for."""
-        parameters = list(self._trained.values())
-        if callable(self.optimizer):
-            optimizer = self.optimizer(parameters)
-        elif self.optimizer == "adamw":
-            # On a CPU, fused is one pass over the weights instead of a loop over tensors. Lightning does not
-            # clip gradients for it in mixed precision.
-            clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
-            fused = {"fused": True} if self.device.type == "cpu" and not clips else {}
-            optimizer = torch.optim.AdamW(
-                parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, **fused
-            )
-        else:
-            raise ValueError(f"Unknown optimizer {self.optimizer!r}. Allowed: 'adamw' or a function.")
-        if self.warmup_steps == 0:
-            return optimizer
-        rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / self.warmup_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rise, "interval": "step"}}
+        # On a CPU, fused is one pass over the weights instead of a loop over tensors. Lightning does not clip
+        # gradients for it in mixed precision.
+        clips = self._trainer is not None and bool(self._trainer.gradient_clip_val)
+        fused = self.device.type == "cpu" and not clips and not sharding.is_sharded(self)
+        self._built = optimizers.create(
+            self.optimizer,
+            list(self._trained.values()),
+            fused=fused,
+            lr=self.lr,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+        return optimizers.rising(self._built, self.warmup_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the running average follow."""
@@ -236,29 +234,27 @@ class Student(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Encode the empty caption while there is memory for the text encoders."""
-        if stage == "fit" and self.text_dropout > 0:
+        if stage == "fit" and self.objective.text_dropout > 0:
             self._empty_text(self.device)
 
     def on_fit_start(self) -> None:
         """Log what is trained; refuse half-precision weights without mixed precision."""
+        optimizers.start(self._built)
         logger.info("%s", table(self._trained, self.denoiser))
-        dtypes = {parameter.dtype for parameter in (*self.denoiser.parameters(), *self._trained.values())}
-        if len(dtypes) > 1 and self.trainer.precision in ("32-true", "64-true"):
-            raise ValueError(
-                f"The base is {self.hparams['dtype']} and what is trained is float32. "
-                "Pass lightning.Trainer(precision='bf16-mixed'), or dtype='float32' to the student."
-            )
+        precision.check((*self.denoiser.parameters(), *self._trained.values()), self.trainer.precision)
 
     def ema_weights(self) -> contextlib.AbstractContextManager[None]:
-        """A context with the running average in place of the trained weights, if there is one."""
-        if self.ema is None:
-            return contextlib.nullcontext()
-        return self.ema.in_place_of(list(self._trained.values()))
+        """A context with averaged weights in place of the last ones: the running average, or what a
+        schedule-free optimiser averages, if there is either.
+        """
+        return averaged(self.ema, list(self._trained.values()), self._built)
 
     def save_pretrained(
         self, folder: str | Path, ema: bool = True, components: Literal["all", "trained"] = "all"
     ) -> None:
         """Write a folder that `DSDPipeline` and the conditioning's stock diffusers pipeline load.
+
+        Where weights are spread over processes, every process must call it.
 
         Args:
             folder: made if missing.
@@ -271,6 +267,9 @@ class Student(LightningModule):
             NotADirectoryError: if there is a file of that name.
         """
         with self.ema_weights() if ema else contextlib.nullcontext():
+            if self.backbone.quantization is not None or sharding.is_sharded(self):
+                self._save_whole(folder, components)
+                return
             export.save(
                 folder,
                 backbone=self.backbone,
@@ -279,6 +278,21 @@ class Student(LightningModule):
                 frame_size=self.frame_size,
                 components=components,
             )
+
+    def _save_whole(self, folder: str | Path, components: Literal["all", "trained"]) -> None:
+        """Save by a student of the same kind whose base is whole and in full precision; the first process
+        writes.
+        """
+        trained = {name: sharding.whole(p.detach()) for name, p in self._trained.items()}
+        if self.global_rank == 0:
+            base = self.hparams["base"]
+            if not isinstance(base, str):
+                base = {key: value for key, value in base.items() if key != "quantization"}
+            plain = {"base": base, "quantization": None, "ema_decay": None, "compile": False}
+            twin = Student(**{**self.hparams, **plain})
+            twin.load_state_dict(trained)
+            twin.frame_size = self.frame_size
+            twin.save_pretrained(folder, components=components)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Only what is trained, and its running average."""
@@ -305,11 +319,11 @@ class Student(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the random numbers are, and the frame's size."""
-        checkpoint["student"] = {"batches_seen": self._batches_seen, "frame_size": self.frame_size}
+        checkpoint["student"] = {"pairs_seen": self._pairs_seen, "frame_size": self.frame_size}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take both up again."""
-        self._batches_seen = checkpoint["student"]["batches_seen"]
+        self._pairs_seen = checkpoint["student"]["pairs_seen"]
         self.frame_size = checkpoint["student"]["frame_size"]
 
     def _encoded(self, batch: Batch | RawBatch) -> Batch:
@@ -330,21 +344,3 @@ class Student(LightningModule):
                 self.backbone.release("text")
         self._null_text = self._null_text.to(device)
         return self._null_text
-
-    def _sample_times(self, count: int, num_tokens: int, generator: torch.Generator) -> Float[Tensor, " b"]:
-        arguments = dict(self.time_sampling)
-        shift = arguments.pop("shift", 1.0)
-        times = flow.sample_times(count, **arguments, generator=generator, device=generator.device)
-        shift = self.backbone.time_shift(num_tokens) if shift == "schedule" else float(shift)
-        return flow.shift_times(times, shift)
-
-    def _generator(self, *purpose: object) -> torch.Generator:
-        """Randomness that follows from the seed and the purpose alone."""
-        digest = hashlib.blake2b(repr((self.seed, *purpose)).encode(), digest_size=8).digest()
-        return torch.Generator(self.device).manual_seed(int.from_bytes(digest) >> 1)
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share of the batch, from 0 to 1; got {value}.")
-    return value

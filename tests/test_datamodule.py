@@ -13,6 +13,7 @@ from PIL import Image
 
 import dsd
 from dsd.backbones.base import Batch, RawBatch
+from dsd.data.buckets import aspect_buckets, nearest
 from dsd.data.loader import EpochSampler, PairLoader
 from dsd.data.sources import RELEASE_COLUMNS, holdout, resolve_columns
 from dsd.data.writer import TableWriter
@@ -351,3 +352,78 @@ def test_a_run_in_which_nothing_is_accepted(tmp_path):
     run = make_run(tmp_path / "run", 1, curator="strict")
     with pytest.raises(ValueError, match=r"None of the 12 pairs of .* is accepted \(curators: strict\)"):
         dsd.PairDataModule(run).setup()
+
+
+def bucketed(run, **options):
+    return dsd.PairDataModule(run, **{"policy": "every", "batch_size": 3, "buckets": True, **options})
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Pictures of three sizes; `conditioning` is of another size than `image` in some."""
+    sizes = [(16, 16)] * 9 + [(32, 16)] * 7 + [(16, 48)] * 5
+    rows = [(picture(f"r{i}").resize(s), picture(f"t{i}").resize(s)) for i, s in enumerate(sizes)]
+    return datasets.Dataset.from_dict(
+        {"reference": [r for r, _ in rows], "target": [t for _, t in rows], "caption": ["x"] * len(rows)},
+        features=datasets.Features(
+            reference=datasets.Image(), target=datasets.Image(), caption=datasets.Value("string")
+        ),
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_batches_are_of_one_layout(mixed, world_size):
+    source = dsd.PairDataModule(mixed)._ready()
+    layouts = source.layouts(range(21))
+    loaders = [
+        PairLoader(source, range(21), 2, rank=r, world_size=world_size, layouts=layouts)
+        for r in range(world_size)
+    ]
+    parts = [list(loader) for loader in loaders]
+    assert {len(part) for part in parts} == {len(loaders[0])}
+    assert len(loaders[0]) == sum(count // (2 * world_size) for count in (9, 7, 5))
+    for batches in zip(*parts, strict=True):
+        assert len({tuple(batch.target.shape) for batch in batches}) == 1
+    seen = [pair for part in parts for batch in part for pair in batch.ids]
+    assert len(seen) == len(set(seen)) == 2 * world_size * len(loaders[0])
+    first = [tuple(batch.target.shape) for batch in parts[0]]
+    assert first != sorted(first)  # layouts take turns
+    held = PairLoader(source, range(21), 4, shuffle=False, layouts=layouts)
+    assert sorted(chain(*ids_of(held))) == source.ids
+
+
+def test_one_layout_changes_no_order(run):
+    plain, grouped = (bucketed(run, buckets=b, batch_size=5).train_dataloader() for b in (False, True))
+    assert ids_of(plain) == ids_of(grouped)
+
+
+def test_pictures_come_to_the_nearest_bucket(mixed):
+    sizes = [(16, 16), (16, 32), (32, 16), (48, 16)]
+    loader = dsd.PairDataModule(mixed, batch_size=5, buckets=sizes).train_dataloader()
+    shapes = {tuple(batch.target.shape[-2:]) for batch in loader}
+    assert shapes == {(16, 16), (16, 32), (48, 16)}
+    assert nearest((100, 210), sizes) == (16, 32)
+    with pytest.raises(ValueError, match="Leave `size_px` out"):
+        dsd.PairDataModule(mixed, buckets=sizes, size_px=16)
+    with pytest.raises(ValueError, match="No layout has the 10 pairs"):
+        dsd.PairDataModule(mixed, batch_size=10, buckets=sizes).train_dataloader()
+
+
+def test_layouts_of_encoded_pairs(tmp_path, tiny_flux):
+    run = make_run(tmp_path / "run", 2, size=32)
+    dsd.encode(run, str(tiny_flux), policy="every", **QUIET)
+    data = bucketed(run, encoded=True)
+    layouts = data._ready().layouts(range(24))
+    assert len(set(layouts)) == 1
+    shape = data.encoded.batch(data._ready().ids[:1]).target.shape[1:]
+    assert ("target", tuple(shape)) in layouts[0][0]
+
+
+def test_buckets_of_one_area():
+    sizes = aspect_buckets(512 * 512)
+    assert (512, 512) in sizes
+    assert all(h % 64 == w % 64 == 0 and h * w <= 512 * 512 and max(h, w) <= 2 * min(h, w) for h, w in sizes)
+    assert sizes == sorted(sizes, key=lambda s: s[1] / s[0])
+    assert {(w, h) for h, w in sizes} == set(sizes)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        aspect_buckets(512 * 512, unit_px=10)

@@ -145,7 +145,7 @@ def test_frame_weights_and_time_shift_take_effect(tiny_flux: Path) -> None:
     assert total == frames[1]
     spec = {"law": "uniform", "shift": "schedule"}
     student = _student(tiny_flux, time_sampling=spec)
-    times = student._sample_times(5, 8, torch.Generator().manual_seed(1))
+    times = student.objective.sample_times(5, 8, torch.Generator().manual_seed(1))
     plain = torch.rand(5, generator=torch.Generator().manual_seed(1))
     shift = torch.tensor(flow.mu_for(8, base_tokens=4, max_tokens=64)).exp().item()
     torch.testing.assert_close(times, flow.shift_times(plain, shift))

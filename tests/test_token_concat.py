@@ -201,10 +201,10 @@ def test_training_on_several_references_of_their_own_size(backbone, tiny_flux, m
     alone = backbone.encode_image(batch.reference[1, 1][None].float() / 255 * 2 - 1)
     torch.testing.assert_close(encoded.reference.latents[1, 1:], alone, atol=1e-5, rtol=1e-4)
     shifted_by = []
-    sample = student._sample_times
+    sample = student.objective.sample_times
     monkeypatch.setattr(
-        student,
-        "_sample_times",
+        student.objective,
+        "sample_times",
         lambda count, tokens, g: shifted_by.append(tokens) or sample(count, tokens, g),
     )
     loss, _ = student.losses(encoded, torch.Generator().manual_seed(0))

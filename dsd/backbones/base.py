@@ -184,9 +184,11 @@ class Backbone(Recorded, nn.Module, ABC):
         pixels_per_token: side of the square of pixels that one image token stands for; frames are multiples
             of it.
         pixels_per_latent: side of the square of pixels that one latent stands for.
+        quantization: what the denoiser's weights are stored in, if in fewer bits; see `dsd.quantization`.
     """
 
     denoiser: nn.Module | None
+    quantization: str | Mapping[str, Any] | None = None
     scheduler: Any
     lora_targets: ClassVar[Mapping[str, str]]
     pixels_per_token: ClassVar[int]

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsd import flow
+from dsd import quantization as quantizing
 from dsd.backbones.base import Backbone, Latents, Pixels, Text
+from dsd.backbones.origin import dtype_of, folder_or_id
 from dsd.backbones.times import exact_times
 
 _COMPONENTS = {
@@ -51,9 +52,12 @@ class FluxBackbone(Backbone):
             knows; short captions with fewer train and draw faster. None: as many as the tokenizer allows.
         prompt: what the text encoders are told, with "{caption}" where the caption stands. A base that draws
             grids keeps an identity better when it is told of one: "a 1x2 grid of one subject: {caption}".
+        quantization: store the denoiser in fewer bits; see `dsd.quantization.SCHEMES`.
 
     Raises:
-        ValueError: if `max_text_tokens` is not in that range, or `prompt` has no place for the caption.
+        ValueError: if `max_text_tokens` is not in that range, `prompt` has no place for the caption, or there
+            is no such quantization.
+        ModuleNotFoundError: if `quantization` needs a package that is not installed.
         FileNotFoundError: if the folder does not exist or holds no pipeline.
         LookupError: if the Hub and its cache do not have the model.
     """
@@ -78,6 +82,7 @@ class FluxBackbone(Backbone):
         denoiser: str | None = None,
         max_text_tokens: int | None = None,
         prompt: str = _CAPTION,
+        quantization: str | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if max_text_tokens is not None and not 1 <= max_text_tokens <= _MAX_TEXT_TOKENS:
@@ -86,7 +91,10 @@ class FluxBackbone(Backbone):
             raise ValueError(f"`prompt` must hold {_CAPTION!r} once; got {prompt!r}.")
         self.base, self.prompt = str(base), prompt
         self.max_text_tokens = max_text_tokens
-        self.dtype = _dtype(dtype)
+        self.dtype = dtype_of(dtype)
+        if quantization is not None:
+            quantizing.check(quantization)
+        self.quantization = quantization
         self.local_files_only = local_files_only
         self.denoiser_folder = denoiser
         self.denoiser = self.vae = self.text_encoder = self.text_encoder_2 = None
@@ -118,15 +126,15 @@ class FluxBackbone(Backbone):
             name: None for names in _COMPONENTS.values() for name in names if name not in missing
         }
         device = self.device
-        source = _source(self.base)
+        source = folder_or_id(self.base)
         with torch.inference_mode(False), warnings.catch_warnings():
             # diffusers 0.42 calls the argument `dtype`, earlier ones know `torch_dtype` alone.
             warnings.filterwarnings("ignore", ".*torch_dtype. is deprecated", FutureWarning)
             if "transformer" in missing and self.denoiser_folder is not None:
-                skipped["transformer"] = FluxTransformer2DModel.from_pretrained(
-                    self.denoiser_folder, torch_dtype=self.dtype, use_safetensors=True
-                )
+                skipped["transformer"] = self._transformer(self.denoiser_folder)
             try:
+                if "transformer" in missing and self.quantization is not None:
+                    skipped.setdefault("transformer", self._transformer(source, subfolder="transformer"))
                 pipe = FluxPipeline.from_pretrained(
                     source,
                     torch_dtype=self.dtype,
@@ -148,6 +156,17 @@ class FluxBackbone(Backbone):
                 if isinstance(component, nn.Module):
                     component = component.to(device).requires_grad_(False).eval()
                 setattr(self, _attribute(name), component)
+
+    def _transformer(self, source: str, **where: Any) -> FluxTransformer2DModel:
+        if self.quantization is not None:
+            where["quantization_config"] = quantizing.config(self.quantization, self.dtype)
+        return FluxTransformer2DModel.from_pretrained(
+            source,
+            torch_dtype=self.dtype,
+            use_safetensors=True,
+            local_files_only=self.local_files_only,
+            **where,
+        )
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -260,17 +279,17 @@ class FluxBackbone(Backbone):
 
     def time_shift(self, num_tokens: int) -> float:
         """How far the schedule for that many image tokens is moved towards noise."""
-        config = self.scheduler.config
-        return math.exp(self._mu(num_tokens)) if config.use_dynamic_shifting else float(config.shift)
+        settings = self.scheduler.config
+        return math.exp(self._mu(num_tokens)) if settings.use_dynamic_shifting else float(settings.shift)
 
     def _mu(self, num_tokens: int) -> float:
-        config = self.scheduler.config
+        settings = self.scheduler.config
         return flow.mu_for(
             num_tokens,
-            base_tokens=config.get("base_image_seq_len", 256),
-            max_tokens=config.get("max_image_seq_len", 4096),
-            base_shift=config.get("base_shift", 0.5),
-            max_shift=config.get("max_shift", 1.15),
+            base_tokens=settings.get("base_image_seq_len", 256),
+            max_tokens=settings.get("max_image_seq_len", 4096),
+            base_shift=settings.get("base_shift", 0.5),
+            max_shift=settings.get("max_shift", 1.15),
         )
 
     @property
@@ -312,31 +331,3 @@ class FluxBackbone(Backbone):
 
 def _attribute(component: str) -> str:
     return "denoiser" if component == "transformer" else component
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"Unknown dtype {dtype!r}. Use one such as 'float32', 'bfloat16' or 'float16'.")
-    return found
-
-
-def _source(base: str) -> str:
-    """The folder or Hub id that `base` names."""
-    if base == "mini":
-        from dsd import mini
-
-        return str(mini.path())
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise FileNotFoundError(
-                f"The folder {base!r} has no model_index.json. Give one of FluxPipeline.save_pretrained."
-            )
-        return str(folder)
-    if base.count("/") != 1 or base.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"There is no folder {base!r}, and it is no Hub id. Give an existing folder, an id such as "
-            "'black-forest-labs/FLUX.1-dev', or 'mini'."
-        )
-    return base

@@ -64,6 +64,7 @@ def fit(
     from dsd import PairDataModule, Student
     from dsd.data.atomic import make_folder
     from dsd.interrupts import interruptible
+    from dsd.sharding import is_sharded
 
     module = PairDataModule(**data)
     module.setup()  # what is wrong with the data or the trainer shows before the model is loaded
@@ -72,7 +73,7 @@ def fit(
     learner = Student(**student)
     with interruptible(loop):
         loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
-    if loop.is_global_zero:
+    if loop.is_global_zero or is_sharded(learner):
         learner.save_pretrained(folder, components=components)
     return f"{loop.global_step} steps in all; the student is in {folder}"
 

@@ -1,6 +1,6 @@
 """Pairs for training, as a Lightning data module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -38,11 +38,15 @@ class PairDataModule(lightning.LightningDataModule):
         val_batch_size: pairs a validation batch; `batch_size` by default.
         size_px: side of the square that pictures are cut and resized to; needed where they differ in size.
         split: of a data set on the Hub.
+        buckets: for pairs of several sizes: True to have only pairs of one size in a batch; or sizes (height,
+            width), such as `aspect_buckets(512 * 512)`, of which each picture is cut and resized to the
+            nearest. All pairs are read for it once.
         captions: of a run: the name of captions to train on, as `dsd.caption_pairs` made them; the pairs' own
             by default.
 
     Raises:
-        ValueError: if a number is out of range, or both `curator` and `policy` are given.
+        ValueError: if a number is out of range, both `curator` and `policy` are given, or `buckets` are sizes
+            and `size_px` or `encoded` says otherwise.
 
     Example:
         >>> data = PairDataModule("runs/mini", curator="embedding", encoded=True)  # doctest: +SKIP
@@ -63,6 +67,7 @@ class PairDataModule(lightning.LightningDataModule):
         size_px: int | None = None,
         split: str = "train",
         captions: str | None = None,
+        buckets: bool | Sequence[Sequence[int]] = False,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -78,6 +83,12 @@ class PairDataModule(lightning.LightningDataModule):
             raise ValueError(f"Give `curator` or `policy`, not both; got {curator!r} and {policy!r}.")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"`val_fraction` must be in [0, 1); got {val_fraction}.")
+        if not isinstance(buckets, bool) and (size_px is not None or encoded):
+            raise ValueError(
+                "`buckets` are sizes to bring pictures to. Leave `size_px` out, and with `encoded`, whose "
+                "sizes are fixed, say buckets=True."
+            )
+        self.buckets = bool(buckets)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.num_workers, self.seed, self.val_fraction = num_workers, seed, val_fraction
         self._source: Any = (
@@ -87,7 +98,7 @@ class PairDataModule(lightning.LightningDataModule):
             "policy": Policy(curators=(curator,)) if curator is not None else policy,
             "encoded": encoded,
             "columns": columns,
-            "size_px": size_px,
+            "size_px": size_px if isinstance(buckets, bool) else [(int(h), int(w)) for h, w in buckets],
             "split": split,
             "captions": captions,
         }
@@ -142,6 +153,7 @@ class PairDataModule(lightning.LightningDataModule):
             opened,
             self._positions[part],
             batch_size,
+            layouts=opened.layouts(self._positions[part]) if self.buckets else None,
             seed=self.seed,
             shuffle=shuffle,
             num_workers=self.num_workers,

@@ -1,13 +1,15 @@
 """Batches in an order that depends on seed and epoch alone, and goes on where training was stopped."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dsd.backbones.base import Batch, RawBatch
+from dsd.data.buckets import group, num_batches, share
 
 AnyBatch = Batch | RawBatch
 
@@ -38,6 +40,11 @@ class EpochSampler:
         shuffle: otherwise the order is that of the pairs, and the last batch may be smaller.
         rank: of this process.
         world_size: the number of processes.
+        layouts: of each pair: those of one batch, over all processes, are of one layout. A layout of fewer
+            pairs than such a batch is left out where `shuffle` is set. None: all are of one layout.
+
+    Raises:
+        ValueError: if no layout fills a batch.
     """
 
     def __init__(
@@ -49,14 +56,23 @@ class EpochSampler:
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        layouts: Sequence[Hashable] | None = None,
     ) -> None:
+        self.layouts = layouts
         self.num_pairs, self.batch_size, self.seed, self.shuffle = num_pairs, batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0
+        if not len(self):
+            raise ValueError(
+                f"No layout has the {batch_size * world_size} pairs of a batch over all processes: "
+                f"{dict(Counter(layouts or ()))}. Take a smaller batch_size, or fewer buckets."
+            )
 
     def __len__(self) -> int:
         together = self.batch_size * self.world_size
+        if self.layouts is not None:
+            return num_batches(self.layouts, together, ragged=not self.shuffle)
         if self.shuffle:
             return max(1, self.num_pairs // together)
         return -(-self.num_pairs // together)
@@ -66,8 +82,12 @@ class EpochSampler:
         order = np.arange(self.num_pairs)
         if self.shuffle:
             order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(self.num_pairs)
-        share = -(-self.num_pairs // self.world_size)  # of each process, rounded up
-        order = np.resize(order, share * self.world_size)  # repeats from the beginning where it is too short
+        if self.layouts is not None:
+            together = self.batch_size * self.world_size
+            groups = group(order.tolist(), self.layouts, together, ragged=not self.shuffle)
+            return [share(batch, self.rank, self.world_size) for batch in groups]
+        each = -(-self.num_pairs // self.world_size)  # of each process, rounded up
+        order = np.resize(order, each * self.world_size)  # repeats from the beginning where it is too short
         mine = order[self.rank :: self.world_size]
         return [mine[i * self.batch_size : (i + 1) * self.batch_size].tolist() for i in range(len(self))]
 
@@ -104,6 +124,7 @@ class PairLoader:
         pin_memory: page-lock batches for quick copies to a GPU.
         rank: of this process.
         world_size: the number of processes.
+        layouts: of the positions; see `EpochSampler`.
     """
 
     batch_sampler = None  # Lightning looks for it beside `sampler`
@@ -120,11 +141,18 @@ class PairLoader:
         pin_memory: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        layouts: Sequence[Hashable] | None = None,
     ) -> None:
         self.source, self.positions = source, list(positions)
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
         self.sampler = EpochSampler(
-            len(positions), batch_size, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size
+            len(positions),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            layouts=layouts,
         )
         self._used = 0
 
@@ -157,8 +185,8 @@ class PairLoader:
         """Go on where `state` was taken: the next iteration begins there.
 
         Raises:
-            ValueError: if pairs, batch size, seed or number of processes are not the same, so that there is
-                no such place.
+            ValueError: if pairs, seed or batch size (over all processes, which may be more or fewer) are not
+                the same, so that there is no such place.
         """
         now = self._order()
         changed = [
@@ -181,7 +209,6 @@ class PairLoader:
         digest = hashlib.sha256("\n".join(self.source.ids[i] for i in self.positions).encode()).hexdigest()
         return {
             "pairs": f"{len(self.positions)} ({digest[:12]})",
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size * self.sampler.world_size,  # processes may be other ones
             "seed": self.sampler.seed,
-            "processes": self.sampler.world_size,
         }

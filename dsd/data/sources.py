@@ -1,7 +1,7 @@
 """Where pairs for training come from: a run, its cached encodings, or any data set of such pairs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,15 @@ import torch
 from PIL import Image, ImageOps
 
 from dsd.backbones.base import Batch, RawBatch
+from dsd.data.buckets import Size, nearest
 from dsd.data.encode import to_uint8
 from dsd.data.encoded import EncodedPairs
-from dsd.data.encodings import caption_id
+from dsd.data.encodings import Encoding, caption_id
 from dsd.data.policy import Policy
 from dsd.data.store import Run
 from dsd.types import Pair
+
+Sizes = int | Sequence[Size] | None
 
 COLUMNS = ("reference", "target", "caption")
 RELEASE_COLUMNS = {"reference": "conditioning", "target": "image", "caption": "caption"}
@@ -28,7 +31,8 @@ class RunSource:
         run: the run.
         policy: which pairs; see `Run.accepted`.
         encoded: the cache to read; None to read pictures.
-        size_px: side of the square that pictures are cut and resized to; None to leave them as they are.
+        size_px: side of the square that pictures are cut and resized to, or sizes (height, width), of which
+            each pair gets the nearest to its target; None to leave them as they are.
         captions: the name of captions to take instead of the pairs' own; pairs that have none because the
             captioner failed at them are left out.
 
@@ -42,7 +46,7 @@ class RunSource:
         run: Run,
         policy: str | Mapping[str, Any] | Policy | None = None,
         encoded: EncodedPairs | None = None,
-        size_px: int | None = None,
+        size_px: Sizes = None,
         captions: str | None = None,
     ) -> None:
         run.check("pairs")
@@ -86,6 +90,17 @@ class RunSource:
             return self.encoded.batch(ids, captions)
         return raw_batch(ids, [self._pairs[i] for i in ids], self._size_px, captions)
 
+    def layouts(self, positions: Sequence[int]) -> list[Hashable]:
+        """What must be equal within a batch, of each of those pairs; all of them are read for it."""
+        ids = [self.ids[i] for i in positions]
+        if self.encoded is None:
+            found = {pair_id: layout(pair, self._size_px) for pair_id, pair in self._pairs.items(ids)}
+            return [found[pair_id] for pair_id in ids]
+        shapes = {pair_id: (_shapes(row), row.reference_id) for pair_id, row in self.encoded.pairs.items(ids)}
+        needed = {reference for _, reference in shapes.values()}
+        seen = {row_id: _shapes(row) for row_id, row in self.encoded.references.items(needed)}
+        return [(shapes[pair_id][0], seen[shapes[pair_id][1]]) for pair_id in ids]
+
 
 class ColumnSource:
     """Pairs of a Hugging Face data set.
@@ -104,7 +119,7 @@ class ColumnSource:
         self,
         dataset: Any,
         columns: Mapping[str, str] | None = None,
-        size_px: int | None = None,
+        size_px: Sizes = None,
         name: str = "the data set",
     ) -> None:
         from datasets import Image as ImageFeature
@@ -122,6 +137,10 @@ class ColumnSource:
     def load(self, positions: Sequence[int]) -> RawBatch:
         """Those pairs."""
         return raw_batch([self.ids[i] for i in positions], [self._pair(i) for i in positions], self._size_px)
+
+    def layouts(self, positions: Sequence[int]) -> list[Hashable]:
+        """What must be equal within a batch, of each of those pairs; all of them are read for it."""
+        return [layout(self._pair(i), self._size_px) for i in positions]
 
     def _pair(self, position: int) -> Pair:
         try:
@@ -142,7 +161,7 @@ def open_source(
     policy: str | Mapping[str, Any] | Policy | None = None,
     encoded: bool | str | None = None,
     columns: Mapping[str, str] | None = None,
-    size_px: int | None = None,
+    size_px: Sizes = None,
     split: str = "train",
     captions: str | None = None,
 ) -> RunSource | ColumnSource:
@@ -195,7 +214,7 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
 def raw_batch(
     ids: Sequence[str],
     pairs: Sequence[Pair],
-    size_px: int | None = None,
+    size_px: Sizes = None,
     captions: Sequence[str] | None = None,
 ) -> RawBatch:
     """Pairs as one batch of pixels, with their own captions or other ones.
@@ -203,13 +222,14 @@ def raw_batch(
     Raises:
         ValueError: if they differ in size and `size_px` is None.
     """
-    references = [to_uint8(_fit(pair.reference, size_px)) for pair in pairs]
-    targets = [to_uint8(_fit(pair.target, size_px)) for pair in pairs]
+    sizes = [_size(pair, size_px) for pair in pairs]
+    references = [to_uint8(_fit(p.reference, size)) for p, size in zip(pairs, sizes, strict=True)]
+    targets = [to_uint8(_fit(p.target, size)) for p, size in zip(pairs, sizes, strict=True)]
     for images in (references, targets):
-        if sizes := sorted({f"{x.shape[2]} x {x.shape[1]}" for x in images})[1:]:
+        if others := sorted({f"{x.shape[2]} x {x.shape[1]}" for x in images})[1:]:
             raise ValueError(
                 f"The pictures of a batch differ in size: {images[0].shape[2]} x {images[0].shape[1]} px and "
-                f"{', '.join(sizes)} px. Give `size_px` to cut and resize them."
+                f"{', '.join(others)} px. Give `size_px` to cut and resize them, or `buckets`."
             )
     return RawBatch(
         ids=list(ids),
@@ -245,10 +265,26 @@ def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int
     return train, [i for i, group in enumerate(groups) if group in held]
 
 
-def _fit(image: Image.Image, size_px: int | None) -> Image.Image:
-    if size_px is None:
+def layout(pair: Pair, size_px: Sizes = None) -> Hashable:
+    """The sizes of a pair's pictures as they come into a batch."""
+    size = _size(pair, size_px)
+    return (pair.reference.size, pair.target.size) if size is None else size
+
+
+def _size(pair: Pair, size_px: Sizes) -> Size | None:
+    if size_px is None or isinstance(size_px, int):
+        return None if size_px is None else (size_px, size_px)
+    return nearest((pair.target.height, pair.target.width), size_px)
+
+
+def _fit(image: Image.Image, size: Size | None) -> Image.Image:
+    if size is None:
         return image
-    return ImageOps.fit(image.convert("RGB"), (size_px, size_px), Image.Resampling.BICUBIC)
+    return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
+
+
+def _shapes(encoding: Encoding) -> Hashable:
+    return tuple(sorted((name, tuple(x.shape)) for name, x in encoding.tensors.items()))
 
 
 def _is_run(path: Path) -> bool:
