@@ -105,6 +105,11 @@ class DSDPipeline:
                 f"{str(folder)!r} has no {CARD}, so its conditioning is unknown. Pass conditioning=, one of "
                 f"{', '.join(conditionings.names())}."
             )
+        if card.get("components") == "none":
+            raise ValueError(
+                f"{str(folder)!r} is an export for other programs: its weights are only where others load it. "
+                "Give the student's own folder, or export it as 'diffusers'."
+            )
         method = conditionings.create(spec)
         name = card.get("backbone", "flux")
         origin: dict[str, Any]
