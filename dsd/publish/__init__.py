@@ -99,14 +99,18 @@ def export(
     target = Path(out).expanduser().absolute()
     with _folder_of(student) as folder:
         saved = open_saved(folder)
-        size = sum(stored.file.stat().st_size for stored in {x.file: x for x in saved.tensors.values()}.values())
+        size = sum(
+            stored.file.stat().st_size for stored in {x.file: x for x in saved.tensors.values()}.values()
+        )
         with new_folder(target, size) as new:
             _WRITERS[format](saved, new, base=base, rank=rank)
             modelcard.write_card(new, saved, format, repo=push, report=report)
     num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     url = None
     if push is not None:
-        url = hub.push(target, push, private=private, message=f"A student of {saved.conditioning} as {format}")
+        url = hub.push(
+            target, push, private=private, message=f"A student of {saved.conditioning} as {format}"
+        )
     return Exported(folder=target, format=format, num_bytes=num_bytes, url=url)
 
 
@@ -132,9 +136,7 @@ def _diffusers(saved: Saved, new: Path, base: Any, rank: Any) -> None:
     )
     if saved.merged and saved.adapters:
         (new / exporting.ADAPTERS).mkdir()
-        shutil.copyfile(
-            saved.folder / exporting.ADAPTERS / LORA_FILE, new / exporting.ADAPTERS / LORA_FILE
-        )
+        shutil.copyfile(saved.folder / exporting.ADAPTERS / LORA_FILE, new / exporting.ADAPTERS / LORA_FILE)
 
 
 def _lora(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
@@ -147,7 +149,9 @@ def _lora(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
 
 def _comfyui(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
     state = comfyui_state(low_rank(saved, base_tensors(saved.card, base), rank), saved)
-    save_file({name: x.contiguous() for name, x in state.items()}, new / COMFYUI_FILE, metadata={"format": "pt"})
+    save_file(
+        {name: x.contiguous() for name, x in state.items()}, new / COMFYUI_FILE, metadata={"format": "pt"}
+    )
     _copy_beside(saved, new)
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import httpx
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -50,10 +51,10 @@ def push(
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        text = str(error).replace(token, "[hidden]")
+    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+        text = " ".join(str(error).split()).replace(token, "[hidden]")
         # Not `from error`: its request has the token among its headers.
         raise LookupError(
-            f"The Hub did not take {repo}: {text} The folder {folder} is whole; try `hf upload {repo} {folder}`."
+            f"The Hub did not take {repo}: {text}. The folder {folder} is whole; try `hf upload {repo} {folder}`."
         ) from None
     return str(url)

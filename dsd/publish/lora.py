@@ -133,7 +133,9 @@ def comfyui_state(layers: Mapping[str, LowRank], saved: Saved) -> dict[str, Tens
     needs `reshape_weight`, its new shape; a changed bias is `diff_b`.
     """
     state: dict[str, Tensor] = {}
-    for original in originals(name.removesuffix(".weight") for name in saved.tensors if name.endswith(".weight")):
+    for original in originals(
+        name.removesuffix(".weight") for name in saved.tensors if name.endswith(".weight")
+    ):
         touched = [layers[part] for part in original.parts if part in layers]
         if not touched:
             continue

@@ -59,7 +59,9 @@ def read_report(report: str | PathLike[str]) -> tuple[Rows, str, Path | None]:
     if not any(rows.values()):
         raise ValueError(f"{files[0]} has methods without figures: its evaluation was not finished.")
     references = content.get("references")
-    about = content.get("benchmark") or (f"{references} held-out characters" if references else "held-out pairs")
+    about = content.get("benchmark") or (
+        f"{references} held-out characters" if references else "held-out pairs"
+    )
     pictures = [files[0].parent / name for name in _PICTURES if (files[0].parent / name).is_file()]
     return rows, str(about), pictures[0] if pictures else None
 
@@ -86,7 +88,9 @@ def write_card(
     data: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "image-to-image"}
     data["tags"] = ["diffusion-self-distillation", "flux", saved.conditioning]
     data["tags"] += ["lora"] if file_format in ("lora", "comfyui") else []
-    if base.count("/") == 1 and not Path(base).expanduser().exists():  # a Hub id, not a folder of this machine
+    if (
+        base.count("/") == 1 and not Path(base).expanduser().exists()
+    ):  # a Hub id, not a folder of this machine
         data["base_model"] = base
     label = "student" if "student" in rows else next(iter(rows), "")
     if rows:
@@ -127,7 +131,10 @@ def write_card(
 
 def _table(rows: Rows) -> str:
     measures = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = [["Method", *(escaped(name.replace("_", " ")) for name in measures)], ["---"] * (1 + len(measures))]
+    lines = [
+        ["Method", *(escaped(name.replace("_", " ")) for name in measures)],
+        ["---"] * (1 + len(measures)),
+    ]
     for label, row in rows.items():
         cells = [escaped(label)]
         for name in measures:

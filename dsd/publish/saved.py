@@ -89,9 +89,7 @@ def open_saved(student: str | PathLike[str]) -> Saved:
     file = apart if card.get("lora") else beside
     shapes = {name: stored.shape for name, stored in tensors.items()}
     adapters = read_adapters(file, shapes) if file.is_file() else {}
-    return Saved(
-        folder=folder, card=card, tensors=tensors, adapters=adapters, merged=not card.get("lora")
-    )
+    return Saved(folder=folder, card=card, tensors=tensors, adapters=adapters, merged=not card.get("lora"))
 
 
 def base_name(card: Mapping[str, Any]) -> str:
@@ -116,7 +114,11 @@ def base_tensors(card: Mapping[str, Any], base: str | PathLike[str] | None = Non
         return read_folder(find(card["base"]["denoiser"], ["*.json", "*.safetensors"]))
     given = base_name(card) if base is None else str(base)
     try:
-        folder = mini.path() if given == "mini" else find(given, ["transformer/*.json", "transformer/*.safetensors"])
+        folder = (
+            mini.path()
+            if given == "mini"
+            else find(given, ["transformer/*.json", "transformer/*.safetensors"])
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The base {given!r}, from which the student was trained, is not there. Say by `base` where it is."

@@ -45,7 +45,9 @@ def usage(saved: Saved, file_format: str, where: str) -> str:
             "from diffusers import FluxTransformer2DModel\n\n"
             f'transformer = FluxTransformer2DModel.from_single_file("{where}/{SINGLE_FILE}", config="{where}")'
         )
-        return f"{code}\n\nIn ComfyUI it goes into `models/diffusion_models`." + (f" {control}" if wide else "")
+        return f"{code}\n\nIn ComfyUI it goes into `models/diffusion_models`." + (
+            f" {control}" if wide else ""
+        )
     return "The code of the release reads `transformer/` and the LoRA file beside it, which changes nothing."
 
 
