@@ -61,8 +61,8 @@ class StockControls:
         self.stock.enable_group_offload(onload_device, **arguments)
 
     def load_lora_weights(self, source: Any, **arguments: Any) -> None:
-        """Put a LoRA of FLUX.1 on the denoiser, beside the student's own; see diffusers. Inputs that the student
-        has more of than the base are left alone by it.
+        """Put a LoRA of FLUX.1 on the denoiser, beside the student's own; see diffusers. It leaves alone the
+        inputs that the student has and the base has not.
         """
         self.stock.load_lora_weights(source, **arguments)
 
@@ -76,8 +76,8 @@ class StockControls:
 
     @contextmanager
     def _working(self) -> Iterator[torch.device]:
-        """A context for one call: gives the device that works. Whatever happens in it, caches forget what they
-        kept, and offloaded models go back.
+        """A context for one call: gives the device that works. Whatever happens in it, caches forget what
+        they kept, and offloaded models go back.
         """
         if self._stock is not None:
             self.backbone.execution_device = self._stock._execution_device

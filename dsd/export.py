@@ -19,8 +19,8 @@ from dsd.conditioning.base import Conditioning
 
 CARD = "dsd.json"
 ADAPTERS = "adapters"
-"""Folder of the adapters as they were trained, beside the weights that they are merged into: in half precision
-they could not be told from those any more."""
+"""Folder of the adapters as they were trained, beside the weights that they are merged into: in half
+precision they could not be told from those any more."""
 
 
 def save(

@@ -109,8 +109,8 @@ class DSDPipeline(StockControls):
             )
         if card.get("components") == "none":
             raise ValueError(
-                f"{str(folder)!r} is an export for other programs: its weights are only where others load it. "
-                "Give the student's own folder, or export it as 'diffusers'."
+                f"{str(folder)!r} is an export for other programs: its weights are only where others load "
+                "it. Give the student's own folder, or export it as 'diffusers'."
             )
         method = conditionings.create(spec)
         name = card.get("backbone", "flux")
@@ -303,7 +303,7 @@ class DSDPipeline(StockControls):
     def _encode_text(
         self, prompts: list[str], captions: list[int], negatives: list[str] | None
     ) -> tuple[Text, Text | None]:
-        """Each prompt once, then as often as it is used; and what stands for no prompt, if guidance needs it."""
+        """Each prompt once, then as often as it is used; and what guidance leads away from, if it needs it."""
         unique = list(dict.fromkeys([*prompts, *(negatives or [])]))
         encoded = self.backbone.encode_text(unique)
         text = encoded[[unique.index(prompts[i]) for i in captions]]

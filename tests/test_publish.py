@@ -1,4 +1,4 @@
-"""Exports of a student, each loaded by stock diffusers or by the rules of those who read it, against the student."""
+"""Exports, loaded by stock diffusers or by the rules of those who read them, against the student."""
 
 import json
 import shutil
@@ -153,7 +153,7 @@ def test_a_single_file_is_what_stock_diffusers_converts(student, saved, tmp_path
 
 
 def comfyui_applied(base: dict[str, torch.Tensor], lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """ComfyUI's rule: a weight grows to `reshape_weight` by zeros, gets B A at strength 1; a bias gets `diff_b`."""
+    """ComfyUI's rule: a weight grows to `reshape_weight` by zeros and gets B A; a bias gets `diff_b`."""
     patched, used = dict(base), set()
     for key in lora:
         layer, _, kind = key.removeprefix("diffusion_model.").partition(".lora_B")
@@ -275,12 +275,12 @@ def test_networks_beside_the_denoiser_come_along(tiny_flux, tmp_path):
     with pytest.raises(ValueError, match="only where others load it"):
         DSDPipeline.from_pretrained(tmp_path / "out")
     alone = trained(tiny_flux, {"name": "controlnet", "num_layers": 1, "num_single_layers": 1}, train="added")
-    with pytest.raises(ValueError, match="nothing to write as a LoRA.*controlnet"):
+    with pytest.raises(ValueError, match=r"nothing to write as a LoRA.*controlnet"):
         export(alone, tmp_path / "none", "lora")
 
 
 def test_a_wrong_base_and_stale_adapters_are_refused(student, saved, tmp_path):
-    with pytest.raises(ValueError, match="does not fit|Give the base that the student was trained from"):
+    with pytest.raises(ValueError, match=r"does not fit|Give the base that the student was trained from"):
         export(saved, tmp_path / "out", "lora", base="mini")
     shutil.copytree(saved, tmp_path / "stale")
     file = tmp_path / "stale" / "adapters" / LORA

@@ -1,4 +1,4 @@
-"""Pushing to a Hub that runs on this machine for the test: the client is the real one, in a process of its own."""
+"""Pushing to a Hub that the test starts on this machine; the client is the real one."""
 
 import hashlib
 import json
@@ -187,7 +187,7 @@ def test_a_refused_push_keeps_the_folder_and_the_secret(saved, monkeypatch, onli
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     server = FakeHub(refuse)
     with pytest.raises(
-        LookupError, match="The Hub did not take me/mine.*is whole; try `hf upload me/mine"
+        LookupError, match=r"The Hub did not take me/mine.*is whole; try `hf upload me/mine"
     ) as raised:
         hub.push(saved, "me/mine", endpoint=server.url)
     assert server.tokens == {f"Bearer {TOKEN}"}

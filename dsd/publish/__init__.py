@@ -78,7 +78,8 @@ def export(
         base: where the base is, if it is not where it was in training; "lora" and "comfyui" compare with it.
         rank: of "lora" and "comfyui" for a student that was trained in full: adapters that come near it.
         report: the folder of a quickstart or an evaluation, whose figures and picture go into the model card.
-        push: owner/name on the Hub, where the folder goes then; the token is that of `hf auth login` or HF_TOKEN.
+        push: owner/name on the Hub, where the folder goes then; the token is that of `hf auth login` or
+            HF_TOKEN.
         private: whether a repository that `push` makes is seen by its owner alone.
 
     Raises:

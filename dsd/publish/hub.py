@@ -45,7 +45,8 @@ def push(
     token = get_token()
     if not token:
         raise LookupError(
-            f"There is no token for the Hub. Run `hf auth login` or set HF_TOKEN, then `hf upload {repo} {folder}`."
+            "There is no token for the Hub. Run `hf auth login` or set HF_TOKEN, then "
+            f"`hf upload {repo} {folder}`."
         )
     api = HfApi(endpoint=endpoint, token=token, library_name="dsd")
     try:
@@ -55,6 +56,7 @@ def push(
         text = " ".join(str(error).split()).replace(token, "[hidden]")
         # Not `from error`: its request has the token among its headers.
         raise LookupError(
-            f"The Hub did not take {repo}: {text}. The folder {folder} is whole; try `hf upload {repo} {folder}`."
+            f"The Hub did not take {repo}: {text}. The folder {folder} is whole; try "
+            f"`hf upload {repo} {folder}`."
         ) from None
     return str(url)

@@ -129,8 +129,8 @@ def peft_state(layers: Mapping[str, LowRank]) -> tuple[dict[str, Tensor], dict[s
 def comfyui_state(layers: Mapping[str, LowRank], saved: Saved) -> dict[str, Tensor]:
     """Tensors by ComfyUI's names.
 
-    Layers that are one in the original get one adapter, whose rank is the sum of theirs. A widened input layer
-    needs `reshape_weight`, its new shape; a changed bias is `diff_b`.
+    Layers that are one in the original get one adapter, whose rank is the sum of theirs. A widened input
+    layer needs `reshape_weight`, its new shape; a changed bias is `diff_b`.
     """
     state: dict[str, Tensor] = {}
     for original in originals(
@@ -197,8 +197,8 @@ def _check_fit(saved: Saved, base: Mapping[str, Stored]) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"The base does not fit {saved.folder}: they differ in {wrong[0]!r}. Give the base that the student "
-            "was trained from."
+            f"The base does not fit {saved.folder}: they differ in {wrong[0]!r}. Give the base that the "
+            "student was trained from."
         )
 
 
@@ -207,6 +207,6 @@ def _check_adapter(layer: str, adapter: LowRank, old: Tensor, new: Tensor) -> No
     error = float((torch.addmm(old, adapter.up, adapter.down) - new).abs().max())
     if error > _ROUNDING * float(new.abs().max()):
         raise ValueError(
-            f"{layer!r} of the student is not that of the base with the adapter added: they are {error:.2g} apart. "
-            "Give the base that the student was trained from."
+            f"{layer!r} of the student is not that of the base with the adapter added: they are {error:.2g} "
+            "apart. Give the base that the student was trained from."
         )

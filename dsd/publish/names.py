@@ -1,7 +1,7 @@
 """The names that Black Forest Labs gave FLUX.1's layers, which single files and ComfyUI use.
 
-Diffusers keeps query, key and value apart where the original has one layer of all three, in single blocks with
-the first layer of the MLP in it, and has the last norm's two halves the other way round.
+Diffusers keeps query, key and value apart where the original has one layer of all three, in single blocks
+with the first layer of the MLP in it, and has the last norm's two halves the other way round.
 """
 
 import re

@@ -121,6 +121,6 @@ def base_tensors(card: Mapping[str, Any], base: str | PathLike[str] | None = Non
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"The base {given!r}, from which the student was trained, is not there. Say by `base` where it is."
+            f"The base {given!r} that the student was trained from is not there. Say by `base` where it is."
         ) from error
     return read_folder(folder / "transformer")

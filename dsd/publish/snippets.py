@@ -25,8 +25,10 @@ def usage(saved: Saved, file_format: str, where: str) -> str:
         else "."
     )
     if file_format == "diffusers":
-        ours = f'pipe = DSDPipeline.from_pretrained("{where}")\npicture = pipe(image=reference, prompt="...").images[0]'
-        code = _code(f"from dsd import DSDPipeline\n\n{ours}")
+        code = _code(
+            f'from dsd import DSDPipeline\n\npipe = DSDPipeline.from_pretrained("{where}")\n'
+            'picture = pipe(image=reference, prompt="...").images[0]'
+        )
         theirs = f"\n\nOr in stock diffusers, as `{stock}`." if stock else ""
         return code + theirs + (f" {control}" if stock and wide else "")
     if file_format == "lora":
@@ -43,7 +45,8 @@ def usage(saved: Saved, file_format: str, where: str) -> str:
     if file_format == "single_file":
         code = _code(
             "from diffusers import FluxTransformer2DModel\n\n"
-            f'transformer = FluxTransformer2DModel.from_single_file("{where}/{SINGLE_FILE}", config="{where}")'
+            f'transformer = FluxTransformer2DModel.from_single_file("{where}/{SINGLE_FILE}",\n'
+            f'    config="{where}", subfolder="transformer")'
         )
         return f"{code}\n\nIn ComfyUI it goes into `models/diffusion_models`." + (
             f" {control}" if wide else ""
