@@ -11,6 +11,9 @@ from dsd.backbones.base import Backbone
 from dsd.conditioning.base import Conditioning
 
 
+_ONE_STATE = ("FasterCacheConfig", "PyramidAttentionBroadcastConfig")
+
+
 class StockControls:
     """The parts under diffusers' names, and a stock pipeline that shares them.
 
@@ -73,6 +76,15 @@ class StockControls:
     def delete_adapters(self, names: str | list[str]) -> None:
         """Take LoRAs off again; see diffusers."""
         self.stock.delete_adapters(names)
+
+    def _check_cache(self) -> None:
+        """Refuse caches that would take one prediction of a guided step for another."""
+        cache = type(getattr(self.transformer, "_cache_config", None)).__name__
+        if self.transformer.is_cache_enabled and cache in _ONE_STATE:
+            raise ValueError(
+                f"{cache} keeps one state for all predictions of a step, and image or text guidance makes "
+                "several. Use FirstBlockCacheConfig or TaylorSeerCacheConfig, or leave both at 1."
+            )
 
     @contextmanager
     def _working(self) -> Iterator[torch.device]:

@@ -234,6 +234,8 @@ class DSDPipeline(StockControls):
                 num_inference_steps,
             )
 
+        if guidance.active:
+            self._check_cache()
         with self._working() as device:
             pixels = self._prepared(image, height, width)
             pictures, captions = pairing(len(pixels), len(prompts), num_images_per_prompt)
@@ -303,7 +305,7 @@ class DSDPipeline(StockControls):
     def _encode_text(
         self, prompts: list[str], captions: list[int], negatives: list[str] | None
     ) -> tuple[Text, Text | None]:
-        """Each prompt once, then as often as it is used; and what guidance leads away from, if it needs it."""
+        """Each prompt once, then as often as it is used; and what guidance leads away from, if needed."""
         unique = list(dict.fromkeys([*prompts, *(negatives or [])]))
         encoded = self.backbone.encode_text(unique)
         text = encoded[[unique.index(prompts[i]) for i in captions]]

@@ -111,8 +111,8 @@ def write_card(
         f"---\n{ModelCardData(**data).to_yaml()}\n---",
         f"# {escaped(name)}",
         "A text + image model: it draws the subject of a reference picture as a prompt says. It was trained "
-        f"by Diffusion Self-Distillation (https://arxiv.org/abs/2411.18616) from {_shown(base)}, conditioning "
-        f"`{saved.conditioning}`{frames}. What it was made with stands in `dsd.json`."
+        f"by Diffusion Self-Distillation (https://arxiv.org/abs/2411.18616) from {_shown(base)}, "
+        f"conditioning `{saved.conditioning}`{frames}. What it was made with stands in `dsd.json`."
         if file_format != "release"
         else f"The weights of a student of `{saved.conditioning}` in the layout of the release of Diffusion "
         "Self-Distillation (https://arxiv.org/abs/2411.18616), for its code.",
