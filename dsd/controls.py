@@ -10,7 +10,6 @@ import torch
 from dsd.backbones.base import Backbone
 from dsd.conditioning.base import Conditioning
 
-
 _ONE_STATE = ("FasterCacheConfig", "PyramidAttentionBroadcastConfig")
 
 

@@ -362,6 +362,7 @@ def test_the_card_has_figures_pictures_and_lines_that_load(saved, tmp_path):
     assert "| student | 0.620 (0.550 to 0.700) | \N{EN DASH} |" in card.text
     assert "| text\\_only | 0.410 (0.350 to 0.470) | 0.900 |" in card.text
     assert "12 held-out characters" in card.text
+    assert card.text.startswith("\n# out\n") or card.text.startswith("# out\n")
     assert "![References, and what was drawn of them](answers.png)" in card.text
     assert (tmp_path / "out" / "answers.png").read_bytes() == (
         tmp_path / "report" / "answers.png"

@@ -105,7 +105,7 @@ def export(
         )
         with new_folder(target, size) as new:
             _WRITERS[format](saved, new, base=base, rank=rank)
-            modelcard.write_card(new, saved, format, repo=push, report=report)
+            modelcard.write_card(new, saved, format, name=push or target.name, repo=push, report=report)
     num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     url = None
     if push is not None:

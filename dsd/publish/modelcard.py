@@ -71,6 +71,7 @@ def write_card(
     saved: Saved,
     file_format: str,
     *,
+    name: str,
     repo: str | None = None,
     report: str | PathLike[str] | None = None,
 ) -> None:
@@ -80,11 +81,12 @@ def write_card(
         folder: of the export.
         saved: the student.
         file_format: of the export.
+        name: of the model.
         repo: its id on the Hub, if it has one.
         report: as `read_report` takes it.
     """
     rows, about, picture = ({}, "", None) if report is None else read_report(report)
-    base, name = base_name(saved.card), repo or folder.name
+    base = base_name(saved.card)
     data: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "image-to-image"}
     data["tags"] = ["diffusion-self-distillation", "flux", saved.conditioning]
     data["tags"] += ["lora"] if file_format in ("lora", "comfyui") else []
