@@ -309,7 +309,9 @@ class DSDPipeline(StockControls):
         unique = list(dict.fromkeys([*prompts, *(negatives or [])]))
         encoded = self.backbone.encode_text(unique)
         text = encoded[[unique.index(prompts[i]) for i in captions]]
-        return text, negatives and encoded[[unique.index(negatives[i]) for i in captions]]
+        if negatives is None:
+            return text, None
+        return text, encoded[[unique.index(negatives[i]) for i in captions]]
 
     def _noise(
         self,
