@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import dsd
 from dsd import backbones
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone
-from dsd.backbones.lora import merged_state
+from dsd.backbones.lora import adapter_state, merged_state
 from dsd.conditioning.base import Conditioning
 
 CARD = "dsd.json"
+ADAPTERS = "adapters"
+"""Folder of the adapters as they were trained, beside the weights that they are merged into: in half
+precision they could not be told from those any more."""
 
 
 def save(
@@ -44,6 +48,11 @@ def save(
     else:
         denoiser.save_pretrained(folder / "transformer", safe_serialization=True)
     conditioning.save(folder)
+    adapters = adapter_state(backbone.denoiser)
+    if (folder / ADAPTERS).is_dir():  # of another student that was saved here
+        shutil.rmtree(folder / ADAPTERS)
+    if adapters:
+        diffusers.FluxPipeline.save_lora_weights(folder / ADAPTERS, transformer_lora_layers=adapters)
     card = {
         "dsd": dsd.__version__,
         "conditioning": conditionings.spec(conditioning),

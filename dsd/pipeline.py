@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.utils import BaseOutput
@@ -18,11 +18,13 @@ from dsd import backbones
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Latents, Reference, ReferencePixels, Text
 from dsd.conditioning.base import Conditioning
+from dsd.controls import StockControls
 from dsd.convert.layouts import is_release
 from dsd.convert.loading import load_adapters, load_release, release_card
 from dsd.export import CARD
 from dsd.guidance import Guidance
 from dsd.pixels import ImageLike, OutputType, from_pixels, read_sets
+from dsd.requests import checked_generators, checked_negatives, checked_prompts, pairing
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class DSDPipelineOutput(BaseOutput):
     references: Any = None
 
 
-class DSDPipeline:
+class DSDPipeline(StockControls):
     """A trained student at work; `from_pretrained` is the usual way to one.
 
     Args:
@@ -105,6 +107,11 @@ class DSDPipeline:
                 f"{str(folder)!r} has no {CARD}, so its conditioning is unknown. Pass conditioning=, one of "
                 f"{', '.join(conditionings.names())}."
             )
+        if card.get("components") == "none":
+            raise ValueError(
+                f"{str(folder)!r} is an export for other programs: its weights are only where others load "
+                "it. Give the student's own folder, or export it as 'diffusers'."
+            )
         method = conditionings.create(spec)
         name = card.get("backbone", "flux")
         origin: dict[str, Any]
@@ -147,8 +154,10 @@ class DSDPipeline:
         guidance_scale: float = 3.5,
         image_guidance: float = 1.0,
         text_guidance: float = 1.0,
+        negative_prompt: str | Sequence[str] | None = None,
         guidance_skip_steps: int = 2,
-        batch_guidance: bool = False,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        batch_guidance: bool | Literal["auto"] = False,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | None = None,
         height: int | None = None,
@@ -173,8 +182,12 @@ class DSDPipeline:
             guidance_scale: what a guidance-distilled denoiser is told; costs nothing.
             image_guidance: above 1, the reference is followed more closely; see `Guidance`.
             text_guidance: above 1, the prompt is followed more closely; see `Guidance`.
+            negative_prompt: what text guidance leads away from, instead of the empty prompt: one, or one for
+                each prompt.
             guidance_skip_steps: how many of the first steps go without image and text guidance.
-            batch_guidance: make all predictions of a guided step in one call of the denoiser.
+            guidance_interval: (low, high): steps whose time is outside go without; 1 is noise.
+            batch_guidance: make all predictions of a guided step in one call of the denoiser; "auto": as long
+                as memory suffices.
             generator: one for all noise, or one for each picture; with one each, a picture does not depend on
                 its neighbours in the batch.
             seed: instead of generators: picture i is drawn from a generator seeded by seed + i.
@@ -191,7 +204,7 @@ class DSDPipeline:
             TypeError: if image or prompt is of the wrong type.
             ValueError: if a prompt is empty, counts do not fit, or a size is impossible.
         """
-        prompts = _checked_prompts(prompt)
+        prompts = checked_prompts(prompt)
         height, width = self._checked_size(height, width)
         if num_inference_steps < 1 or num_images_per_prompt < 1:
             raise ValueError(
@@ -205,8 +218,15 @@ class DSDPipeline:
                 f"{type(self.conditioning).__name__} draws the target frame only: no return_both_frames."
             )
         guidance = Guidance(
-            image=image_guidance, text=text_guidance, skip_steps=guidance_skip_steps, batched=batch_guidance
+            image=image_guidance,
+            text=text_guidance,
+            skip_steps=guidance_skip_steps,
+            interval=guidance_interval,
+            batched=batch_guidance,
         )
+        negatives = checked_negatives(negative_prompt, len(prompts))
+        if negative_prompt is not None and not guidance.needs_empty:
+            logger.warning("negative_prompt does nothing without text guidance: give text_guidance above 1.")
         if guidance.active and guidance_skip_steps >= num_inference_steps:
             logger.warning(
                 "image_guidance and text_guidance do nothing: guidance_skip_steps (%d) covers all %d steps.",
@@ -214,37 +234,45 @@ class DSDPipeline:
                 num_inference_steps,
             )
 
-        device = self.backbone.device
-        pixels = self._prepared(image, height, width)
-        pictures, captions = _pairing(len(pixels), len(prompts), num_images_per_prompt)
-        reference = self.conditioning.encode(self.backbone, pixels.to(device))[pictures]
-        del pixels  # not needed again, and large beside what sampling holds
-        text, empty = self._encode_text(prompts, captions, guidance)
-        generators = _generators(generator, seed, len(captions), device)
-        x = noise = self._noise(reference, text, height, width, generators, latents)
+        if guidance.active:
+            self._check_cache()
+        with self._working() as device:
+            pixels = self._prepared(image, height, width)
+            pictures, captions = pairing(len(pixels), len(prompts), num_images_per_prompt)
+            reference = self.conditioning.encode(self.backbone, pixels.to(device))[pictures]
+            del pixels  # not needed again, and large beside what sampling holds
+            text, empty = self._encode_text(prompts, captions, negatives if guidance.needs_empty else None)
+            generators = checked_generators(generator, seed, len(captions), device)
+            x = noise = self._noise(reference, text, height, width, generators, latents)
 
-        num_tokens = x[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
-        scheduler = self.backbone.schedule(num_inference_steps, num_tokens, device)
+            num_tokens = (
+                x[0, 0].numel() * self.backbone.pixels_per_latent**2 // self.backbone.pixels_per_token**2
+            )
+            scheduler = self.backbone.schedule(num_inference_steps, num_tokens, device)
 
-        def predict(x_t: Latents, t: torch.Tensor, reference: Reference, text: Text) -> Latents:
-            return self.conditioning.velocity(self.backbone, x_t, t, reference, text, guidance_scale)
+            def predict(
+                x_t: Latents, t: torch.Tensor, reference: Reference, text: Text, name: str
+            ) -> Latents:
+                with self.backbone.prediction(name):
+                    return self.conditioning.velocity(self.backbone, x_t, t, reference, text, guidance_scale)
 
-        for step, timestep in enumerate(tqdm(scheduler.timesteps, **self._progress)):
-            t = timestep.expand(len(x)).float() / scheduler.config.num_train_timesteps
-            x = self.conditioning.known(x, t, reference, noise)
-            velocity = guidance.velocity(predict, step, x, t, reference, text, empty)
-            x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
-            if callback_on_step_end is not None:
-                x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
+            for step, timestep in enumerate(tqdm(scheduler.timesteps, **self._progress)):
+                self.current_timestep = timestep
+                t = timestep.expand(len(x)).float() / scheduler.config.num_train_timesteps
+                x = self.conditioning.known(x, t, reference, noise)
+                velocity = guidance.velocity(predict, step, x, t, reference, text, empty)
+                x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    x = (callback_on_step_end(self, step, timestep, {"latents": x}) or {}).get("latents", x)
 
-        x = self.conditioning.known(x, torch.zeros_like(t), reference, noise)
-        frames: dict[str, Any] = self.conditioning.split(x)
-        if output_type != "latent":
-            decoded = self.conditioning.decode(self.backbone, x)
-            frames = {name: from_pixels(frame, output_type) for name, frame in decoded.items()}
-        return DSDPipelineOutput(
-            images=frames["target"], references=frames["reference"] if return_both_frames else None
-        )
+            x = self.conditioning.known(x, torch.zeros_like(t), reference, noise)
+            frames: dict[str, Any] = self.conditioning.split(x)
+            if output_type != "latent":
+                decoded = self.conditioning.decode(self.backbone, x)
+                frames = {name: from_pixels(frame, output_type) for name, frame in decoded.items()}
+            return DSDPipelineOutput(
+                images=frames["target"], references=frames["reference"] if return_both_frames else None
+            )
 
     def _checked_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         default = self.frame_size or (None, None)
@@ -275,16 +303,15 @@ class DSDPipeline:
         return torch.cat(prepared)
 
     def _encode_text(
-        self, prompts: list[str], captions: list[int], guidance: Guidance
+        self, prompts: list[str], captions: list[int], negatives: list[str] | None
     ) -> tuple[Text, Text | None]:
-        """Each prompt once, then as often as it is used; and the empty one, if guidance needs it."""
-        unique = list(dict.fromkeys(prompts))
-        needed = guidance.active and any(
-            not with_text for with_text, _, _ in guidance.weights(guidance.skip_steps)
-        )
-        encoded = self.backbone.encode_text([*unique, ""] if needed else unique)
+        """Each prompt once, then as often as it is used; and what guidance leads away from, if needed."""
+        unique = list(dict.fromkeys([*prompts, *(negatives or [])]))
+        encoded = self.backbone.encode_text(unique)
         text = encoded[[unique.index(prompts[i]) for i in captions]]
-        return text, encoded[[len(unique)] * len(captions)] if needed else None
+        if negatives is None:
+            return text, None
+        return text, encoded[[unique.index(negatives[i]) for i in captions]]
 
     def _noise(
         self,
@@ -307,43 +334,3 @@ class DSDPipeline:
         if latents.shape != shape:
             raise ValueError(f"The initial noise must be {tuple(shape)}; got {tuple(latents.shape)}.")
         return latents.to(device, dtype)
-
-
-def _checked_prompts(prompt: Any) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, Sequence) or not all(isinstance(text, str) for text in prompts):
-        raise TypeError(f"A prompt must be a string or a list of strings; got {prompt!r}.")
-    if not prompts or not all(text.strip() for text in prompts):
-        raise ValueError(f"A prompt is empty: {prompt!r}. Say what to draw, such as 'it sits on a beach'.")
-    return list(prompts)
-
-
-def _pairing(num_images: int, num_prompts: int, copies: int) -> tuple[list[int], list[int]]:
-    """Which reference and which prompt each picture is drawn from."""
-    count = max(num_images, num_prompts)
-    if num_images not in (1, count) or num_prompts not in (1, count):
-        raise ValueError(
-            f"{num_images} references do not go with {num_prompts} prompts. "
-            "Give one of either, or as many of both."
-        )
-    pairs = [(i % num_images, i % num_prompts) for i in range(count) for _ in range(copies)]
-    return [image for image, _ in pairs], [prompt for _, prompt in pairs]
-
-
-def _generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    seed: int | None,
-    count: int,
-    device: torch.device,
-) -> torch.Generator | list[torch.Generator] | None:
-    if generator is not None and seed is not None:
-        raise ValueError("Give either `generator` or `seed`, not both.")
-    if seed is not None:
-        return [torch.Generator(device).manual_seed(seed + i) for i in range(count)]
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if len(generator) != count:
-        raise ValueError(
-            f"{len(generator)} generators for {count} pictures. Give one, or one for each picture."
-        )
-    return list(generator)

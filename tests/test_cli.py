@@ -395,7 +395,75 @@ def test_sample_draws_what_the_pipeline_draws(trained, tmp_path):
         (theirs,) = drawn.images
         ours = Image.open(tmp_path / "out" / entry["file"])
         assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
-    assert Image.open(tmp_path / "out" / "sheet.png").size == (5 * 68 + 4, 2 * 68 + 4)
+
+
+def test_sample_shows_prompts_seeds_and_guidance_on_one_sheet(trained, tmp_path):
+    import numpy as np
+    import torch
+
+    _, student = trained
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.png")
+    words = ["--prompt", "the red creature on a beach", "--prompt", "in snow", "--seed", 3, "--seed", 8]
+    words += [
+        "--image_guidance",
+        1,
+        "--image_guidance",
+        2.5,
+        "--text_guidance",
+        2,
+        "--num_inference_steps",
+        3,
+    ]
+    where = ["--out", tmp_path / "out", "--device", "cpu", "--no_progress"]
+    said = ok("sample", "--model", student, "--image", tmp_path / "a.png", *words, *where)
+    assert said == f"8 pictures and sheet.png in {tmp_path / 'out'}\n"
+    entries = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [x["file"] for x in entries] == [
+        f"0-{j}-{k}-{g}.png" for j in (0, 1) for g in (0, 1) for k in (0, 1)
+    ]
+    entry = entries[6]
+    assert (entry["prompt"], entry["seed"], entry["image_guidance"]) == ("in snow", 3, 2.5)
+    pipe = dsd.DSDPipeline.from_pretrained(student)
+    with Image.open(tmp_path / "a.png") as image:
+        (theirs,) = pipe(
+            image=image,
+            prompt="in snow",
+            generator=torch.Generator().manual_seed(3),
+            num_inference_steps=3,
+            image_guidance=2.5,
+            text_guidance=2.0,
+        ).images
+    ours = Image.open(tmp_path / "out" / entry["file"])
+    assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
+    page = np.asarray(Image.open(tmp_path / "out" / "sheet.png")).astype(int)
+    for x in entries:  # each picture stands on the sheet, in its row and column
+        shown = np.asarray(
+            Image.open(tmp_path / "out" / x["file"]).resize((96, 96), Image.Resampling.LANCZOS)
+        )
+        row = 2 * (x["prompt"] == "in snow") + (x["image_guidance"] == 2.5)
+        top, left = 16 + 19 + row * (96 + 6), 16 + 96 + 6 + 192 + 12 + (x["seed"] == 8) * (96 + 6)
+        assert np.array_equal(page[top : top + 96, left : left + 96], shown)
+
+
+def test_a_contact_sheet_refuses_rows_that_do_not_fit():
+    from dsd.cli.contact import contact_sheet
+
+    picture = Image.new("RGB", (8, 8))
+    with pytest.raises(ValueError, match="each of 2 columns; got 1 rows"):
+        contact_sheet([(picture, "a", [(["x"], [picture])])], ["seed 0", "seed 1"])
+
+
+def test_words_on_a_contact_sheet_keep_their_width():
+    from PIL import ImageFont
+
+    from dsd.cli.contact import shortened, wrapped
+
+    font = ImageFont.load_default(13)
+    lines = wrapped("a creature with horns sits on an extraordinarilylongwordthatneverends beach", font, 90)
+    assert all(font.getlength(line) <= 90 for line in lines)
+    assert " ".join(lines[:2]).startswith("a creature with horns")
+    assert lines[-1] == "beach"
+    assert shortened("short", font, 90) == "short"
 
 
 def test_python_m_dsd_is_the_command_line(tmp_path):

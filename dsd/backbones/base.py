@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -185,6 +186,7 @@ class Backbone(Recorded, nn.Module, ABC):
             of it.
         pixels_per_latent: side of the square of pixels that one latent stands for.
         quantization: what the denoiser's weights are stored in, if in fewer bits; see `dsd.quantization`.
+        execution_device: where the parts are brought to work, if they lie elsewhere in between (offload).
     """
 
     denoiser: nn.Module | None
@@ -193,6 +195,7 @@ class Backbone(Recorded, nn.Module, ABC):
     lora_targets: ClassVar[Mapping[str, str]]
     pixels_per_token: ClassVar[int]
     pixels_per_latent: ClassVar[int]
+    execution_device: torch.device | None = None
 
     @abstractmethod
     def load(self, *parts: str) -> None:
@@ -241,6 +244,12 @@ class Backbone(Recorded, nn.Module, ABC):
             guidance: the value that a guidance-distilled denoiser is told; others ignore it.
             extra: further arguments of the denoiser's `forward`.
         """
+
+    def prediction(self, name: str) -> AbstractContextManager[None]:
+        """A context for one `call`, which caches in the denoiser know predictions of one kind by; by default
+        nothing is told.
+        """
+        return nullcontext()
 
     @abstractmethod
     def schedule(self, num_steps: int, num_tokens: int, device: torch.device) -> Any:

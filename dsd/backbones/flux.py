@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -200,15 +201,19 @@ class FluxBackbone(Backbone):
 
     @property
     def device(self) -> torch.device:
-        """Where the parts are; the CPU if none is loaded."""
-        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        """Where the parts are, or are brought to work; the CPU if none is loaded."""
+        return self.execution_device or next(
+            (parameter.device for parameter in self.parameters()), torch.device("cpu")
+        )
 
     @torch.no_grad()
     def encode_image(self, pixels: Pixels) -> Latents:
         """Pixels in [-1, 1], of a size that divides by 16, to shifted and scaled latents (the mode)."""
         self.load("vae")
         assert self.vae is not None
-        latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        latents = self.vae.encode(
+            pixels.to(self.execution_device or self.vae.device, self.vae.dtype)
+        ).latent_dist.mode()
         scaled: Tensor = (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
         return scaled
 
@@ -217,7 +222,7 @@ class FluxBackbone(Backbone):
         """Shifted and scaled latents to pixels, about in [-1, 1]."""
         self.load("vae")
         assert self.vae is not None
-        latents = latents.to(self.vae.device, self.vae.dtype)
+        latents = latents.to(self.execution_device or self.vae.device, self.vae.dtype)
         latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         pixels: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return pixels
@@ -269,6 +274,11 @@ class FluxBackbone(Backbone):
                 **extra,
             )[0]
         return output
+
+    def prediction(self, name: str) -> AbstractContextManager[None]:
+        """Diffusers' `cache_context`."""
+        assert self.denoiser is not None, "load the denoiser first"
+        return self.denoiser.cache_context(name)
 
     def schedule(self, num_steps: int, num_tokens: int, device: torch.device) -> Any:
         """A fresh scheduler for that many steps; FLUX.1's time shift follows the number of image tokens."""

@@ -81,6 +81,21 @@ def merged_state(denoiser: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
+@torch.no_grad()
+def adapter_state(denoiser: nn.Module) -> dict[str, Tensor]:
+    """The adapters by their layers' names, `LAYER.lora_A.weight` and `LAYER.lora_B.weight`, with the scale
+    alpha / rank in B, so that W + B A is the whole rule. Empty if there are none.
+    """
+    state = {}
+    for name, module in denoiser.named_modules():
+        layer: Any = module
+        if isinstance(module, BaseTunerLayer) and _ADAPTER in layer.lora_A:
+            down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+            state[f"{name}.lora_A.weight"] = down.detach().cpu().clone()
+            state[f"{name}.lora_B.weight"] = (up.detach() * layer.scaling[_ADAPTER]).cpu()
+    return state
+
+
 def table(trained: Mapping[str, nn.Parameter], denoiser: nn.Module) -> str:
     """What is trained, as text: groups of alike layers with their numbers of values and of tensors."""
     groups: dict[str, list[int]] = defaultdict(list)

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "sample": Command(target="dsd.cli.sample:sample"),
     "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
+    "export": Command(target="dsd.publish:export", positional=("student", "out")),
     "convert": Command(target="dsd.convert:convert", positional=("src", "dst")),
     "label": Command(target="dsd.cli.label:label", positional=("run",)),
     "study": Command(target="dsd.cli.study:study", positional=("question",)),
