@@ -142,6 +142,10 @@ class Student(LightningModule):
             parameter.requires_grad_(True)
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    def refresh_trained(self) -> None:
+        """Take up the trained parameters anew, after others have been put in their place."""
+        self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     @property
     def denoiser(self) -> Any:
         """The backbone's denoiser, with what conditioning and adapters added to it."""
