@@ -5,6 +5,7 @@ It knows nothing of the plan's counting: a student with random weights is traine
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -31,7 +32,7 @@ def main(setting):
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
-    print(max(e["args"]["Total Allocated"] for e in memory))
+    print(max(e["args"]["Total Allocated"] for e in memory), flush=True)
 
 
 def train(setting):
@@ -71,12 +72,12 @@ def train(setting):
         strategy="ddp" if strategy == "ddp" else "auto", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, barebones=False, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(student, [batch] * STEPS)
+    trainer.fit(student, torch.utils.data.DataLoader([batch] * STEPS, batch_size=None))
 
 
 def real(base, dtype) -> FluxBackbone:
     """Random weights in the shapes of a configuration."""
-    backbone = skeleton(base)
+    backbone = skeleton(base, parts=("denoiser",))
     backbone.to(dtype).to_empty(device="cpu")
     with torch.no_grad():
         for parameter in backbone.parameters():
@@ -85,4 +86,11 @@ def real(base, dtype) -> FluxBackbone:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    for chosen in json.loads(sys.argv[1]):  # each in a process of its own, which has imported everything
+        child = os.fork()
+        if child == 0:
+            main(chosen)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(f"{chosen} ended with status {status}")
