@@ -137,7 +137,9 @@ def disk(
     target = row_bytes({"target": batch.target[0]})
     reference = row_bytes(_tensors(batch.reference))
     text = row_bytes(_tensors(batch.text))
-    panels = min(pairs, grids * layout.rows * layout.columns)  # each once as a reference, and once as a caption
+    panels = min(
+        pairs, grids * layout.rows * layout.columns
+    )  # each once as a reference, and once as a caption
     # Once in the grids, once in the pairs, where the pairs of one grid share their panels.
     pixels = 2 * grids * layout.rows * layout.columns * frame[0] * frame[1]
     return Disk(

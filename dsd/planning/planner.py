@@ -6,17 +6,16 @@ from typing import Any, Literal
 
 import torch
 
-from dsd.backbones.base import Batch, Reference
+from dsd.backbones.base import Reference
 from dsd.backbones.flux import FluxBackbone
 from dsd.counting import Count, count, skeleton
 from dsd.grids import Layout
-from dsd.memory import OTHER
 from dsd.planning import stated
 from dsd.planning.data import data_cost, disk, encode_tflop, grid_tflop
-from dsd.planning.records import GIB, Memory, Plan, Training
-from dsd.planning.sharing import STRATEGIES, Strategy, shared
-from dsd.planning.step import OPTIMISER, PARTS, TrackedStep, encoded_batch, fake_student, track
 from dsd.planning.quantized import QUANTIZED, Quantize
+from dsd.planning.records import GIB, Plan, Training
+from dsd.planning.sharing import STRATEGIES, Strategy, shared
+from dsd.planning.step import PARTS, TrackedStep, encoded_batch, fake_student, track
 from dsd.planning.vision import seen_tokens
 from dsd.student import Student
 

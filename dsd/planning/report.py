@@ -128,7 +128,10 @@ def _training(plan: Plan) -> Section:
         (f"at {rate:,.0f} TFLOP/s", f"{found.step_s:.3g} s a step"),
         ("pairs a second", f"{found.pairs_per_s:,.3g}"),
         (f"{given['steps']:,} steps", f"{found.days:.3g} days"),
-        ("device hours", f"{found.device_hours:,.3g}" if found.device_hours < 100 else _whole(found.device_hours)),
+        (
+            "device hours",
+            f"{found.device_hours:,.3g}" if found.device_hours < 100 else _whole(found.device_hours),
+        ),
         ("price", f"${found.usd:,.0f}"),
     ]
     return "Training", ("", ""), rows
@@ -154,7 +157,11 @@ def _disk(plan: Plan) -> Section:
     disk = plan.disk
     rows = [
         (f"{plan.data.pairs:,} targets", _kib(disk.target), _gib(plan.data.pairs * disk.target)),
-        (f"at most {disk.references:,} references", _kib(disk.reference), _gib(disk.references * disk.reference)),
+        (
+            f"at most {disk.references:,} references",
+            _kib(disk.reference),
+            _gib(disk.references * disk.reference),
+        ),
         (f"at most {disk.captions:,} captions", _kib(disk.text), _gib(disk.captions * disk.text)),
         ("cache of encodings", "", _gib(disk.cache)),
         ("grids and pairs as pictures, about", "", _gib(disk.pictures)),
