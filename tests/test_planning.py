@@ -33,13 +33,17 @@ MINI = {"base": "mini", "size": 64, "text_tokens": 32}
 MEDIUM = {"base": "medium", "text_tokens": 64}
 SETTINGS = {
     "mini parallel lora": {**MINI, "lora": 8, "batch": 8, "precision": "fp32"},
-    "mini concat full": {**MINI, "conditioning": "concat", "batch": 6, "precision": "fp32", "checkpointing": False},
+    "mini concat full": {
+        **MINI, "conditioning": "concat", "batch": 6, "precision": "fp32", "checkpointing": False
+    },
     "parallel lora": {**MEDIUM, "size": 256, "lora": 16, "batch": 2},
     "parallel full": {**MEDIUM, "size": 128, "batch": 2, "checkpointing": False},
-    "controlnet": {**MEDIUM, "conditioning": "controlnet", "train": "added", "size": 128, "batch": 2, "precision": "fp32"},
+    "controlnet": {
+        **MEDIUM, "conditioning": "controlnet", "train": "added", "size": 128, "batch": 2, "precision": "fp32"
+    },
     "ip_adapter": {
-        **MEDIUM, "conditioning": "ip_adapter", "train": "added", "size": 128, "batch": 4, "precision": "fp32",
-        "checkpointing": False,
+        **MEDIUM, "conditioning": "ip_adapter", "train": "added", "size": 128, "batch": 4,
+        "precision": "fp32", "checkpointing": False,
     },
     "token_concat lora": {
         **MEDIUM, "conditioning": "token_concat", "lora": 32, "size": 256, "checkpointing": False
@@ -124,7 +128,7 @@ def test_parts_are_the_sums_of_their_tensors(tiny_flux):
     assert step.num_trained == trained
     assert most(step, "trained") == 4 * trained
     assert most(step, "gradients") == 4 * trained
-    assert 0 < most(step, "weights") - 2 * frozen < 1000  # buffers
+    assert most(step, "weights") == 2 * frozen
     states = sum(is_trained for _, is_trained in sizes)
     assert most(step, "optimiser") == 8 * trained + 4 * states  # two moments, and a count for each tensor
 

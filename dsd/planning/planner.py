@@ -210,8 +210,8 @@ def _checkpoint_bytes(step: TrackedStep, half_trained: bool) -> int:
 def _device(name: str) -> stated.Device:
     if name not in stated.DEVICES:
         raise LookupError(
-            f"No rates are known of the device {name!r}. Known: {', '.join(stated.DEVICES)}; for another give "
-            "one of these with `device_tflops`, `device_gib` and `device_usd_per_hour` of your own."
+            f"No rates are known of the device {name!r}. Known: {', '.join(stated.DEVICES)}; for another "
+            "give one of these with `device_tflops`, `device_gib` and `device_usd_per_hour` of your own."
         )
     return stated.DEVICES[name]
 

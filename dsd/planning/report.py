@@ -144,7 +144,10 @@ def _data(plan: Plan) -> Section:
             f"draw {data.grids:,} grids", f"{data.grid_tflop:,.4g} TFLOP each",
             _hours(data.draw_device_hours), f"${data.draw_usd:,.0f}",
         ),
-        (f"judge {data.candidates:,} pairs", f"${plan.stated['judge_usd']:g} each", "", f"${data.judge_usd:,.0f}"),
+        (
+            f"judge {data.candidates:,} pairs", f"${plan.stated['judge_usd']:g} each",
+            "", f"${data.judge_usd:,.0f}",
+        ),
         (
             f"encode {data.pairs:,} pairs", f"{data.encode_tflop:,.4g} TFLOP each",
             _hours(data.encode_device_hours), f"${data.encode_usd:,.0f}",
@@ -191,12 +194,8 @@ def _millions(number: int) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
-def _whole(number: float) -> str:
-    return f"{number:,.0f}"
-
-
 def _hours(number: float) -> str:
-    return f"{number:,.1f}" if number < 100 else _whole(number)
+    return f"{number:,.1f}" if number < 100 else f"{number:,.0f}"
 
 
 def _line(cells: Sequence[str]) -> str:
