@@ -137,11 +137,10 @@ def disk(
     target = row_bytes({"target": batch.target[0]})
     reference = row_bytes(_tensors(batch.reference))
     text = row_bytes(_tensors(batch.text))
-    panels = min(
-        pairs, grids * layout.rows * layout.columns
-    )  # each once as a reference, and once as a caption
+    drawn = grids * layout.rows * layout.columns
+    panels = min(pairs, drawn)  # each is one reference and has one caption
     # Once in the grids, once in the pairs, where the pairs of one grid share their panels.
-    pixels = 2 * grids * layout.rows * layout.columns * frame[0] * frame[1]
+    pixels = 2 * drawn * frame[0] * frame[1]
     return Disk(
         target=target,
         reference=reference,

@@ -130,7 +130,7 @@ def _training(plan: Plan) -> Section:
         (f"{given['steps']:,} steps", f"{found.days:.3g} days"),
         (
             "device hours",
-            f"{found.device_hours:,.3g}" if found.device_hours < 100 else _whole(found.device_hours),
+            _hours(found.device_hours),
         ),
         ("price", f"${found.usd:,.0f}"),
     ]
