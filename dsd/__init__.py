@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dsd.data.store import Run
     from dsd.enhance import enhance_prompt
     from dsd.pipeline import DSDPipeline
+    from dsd.planning import plan
     from dsd.stages import curate, draw_grids, encode, make_pairs, write_prompts
     from dsd.student import Student
     from dsd.types import Grid, GridPrompt, Pair, Verdict
@@ -45,6 +46,7 @@ __all__ = [
     "make_pairs",
     "metrics",
     "mini",
+    "plan",
     "prompts",
     "teachers",
     "write_prompts",
@@ -65,6 +67,7 @@ _MODULE_OF_NAME = {
     "encode": "dsd.stages",
     "enhance_prompt": "dsd.enhance",
     "make_pairs": "dsd.stages",
+    "plan": "dsd.planning",
     "write_prompts": "dsd.stages",
 }
 _SUBPACKAGES = frozenset(

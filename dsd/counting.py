@@ -35,7 +35,7 @@ _NETWORKS = {
     "vae": ("vae",),
     "text": ("text_encoder", "text_encoder_2"),
 }
-_BLOCKS = (FluxTransformerBlock, FluxSingleTransformerBlock)
+BLOCKS = (FluxTransformerBlock, FluxSingleTransformerBlock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def count(
     step = tflop(lambda: _loss(built, batch).backward())
     modules = (built.denoiser, built.conditioning)
     everything = {id(p): p.numel() for module in modules for p in module.parameters()}
-    num_blocks = sum(isinstance(part, _BLOCKS) for module in modules for part in module.modules())
+    num_blocks = sum(isinstance(part, BLOCKS) for module in modules for part in module.modules())
     return Count(
         base_parameters=num_base,
         added_parameters=sum(everything.values()) - num_base,
@@ -218,7 +218,7 @@ def blank_batch(
     Raises:
         ValueError: if the conditioning does not take so many references.
     """
-    backbone, method, config = student.backbone, student.conditioning, student.denoiser.config
+    backbone, method = student.backbone, student.conditioning
     with torch.device("meta"), torch.no_grad():
         blank = torch.empty(batch_size, 3, height, width)
         pixels = method.prepare([blank] * num_references, height, width)
@@ -228,10 +228,22 @@ def blank_batch(
         ids=[str(i) for i in range(batch_size)],
         reference=reference.map(lambda x: torch.ones(x.shape)),
         target=torch.ones(target.shape),
-        text=Text(
-            tokens=torch.ones(batch_size, text_tokens, config.joint_attention_dim),
-            pooled=torch.ones(batch_size, config.pooled_projection_dim),
-        ),
+        text=blank_text(student, batch_size, text_tokens=text_tokens),
+    )
+
+
+def blank_text(student: Student, batch_size: int, *, text_tokens: int = 512) -> Text:
+    """Encoded captions of the right shapes, on the CPU and all ones.
+
+    Args:
+        student: of `meta_student`.
+        batch_size: how many captions.
+        text_tokens: their length.
+    """
+    config = student.denoiser.config
+    return Text(
+        tokens=torch.ones(batch_size, text_tokens, config.joint_attention_dim),
+        pooled=torch.ones(batch_size, config.pooled_projection_dim),
     )
 
 

@@ -146,6 +146,10 @@ class Student(LightningModule):
         self._pairs_seen = 0
         self._built: torch.optim.Optimizer | None = None
 
+    def refresh_trained(self) -> None:
+        """Take up the trained parameters anew, after others have been put in their place."""
+        self._trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     @property
     def denoiser(self) -> Any:
         """The backbone's denoiser, with what conditioning and adapters added to it."""

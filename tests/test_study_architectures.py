@@ -22,7 +22,7 @@ from dsd.studies.comparison import name_of, rate_of
 from dsd.studies.folder import StudyFolder
 from dsd.studies.intervals import crossed_interval
 from dsd.studies.matching import matched
-from dsd.studies.memory import PeakMemory
+from dsd.memory import PeakMemory
 from dsd.studies.plan import LEAST_STEPS, Probe, marks, steps_for
 from tests.cheap_world import make_run
 from tests.test_report import EVIL, Page, check

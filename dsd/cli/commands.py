@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
         target="dsd.cli.fit:fit",
         nested={"student": "dsd.student:Student", "data": "dsd.data.datamodule:PairDataModule"},
     ),
+    "plan": Command(target="dsd.cli.plan:plan"),
     "sample": Command(target="dsd.cli.sample:sample"),
     "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
     "export": Command(target="dsd.publish:export", positional=("student", "out")),

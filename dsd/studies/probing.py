@@ -10,10 +10,10 @@ from dsd import backbones
 from dsd.backbones.base import Batch
 from dsd.counting import count
 from dsd.evaluation.small_world import HeldOut
+from dsd.memory import PeakMemory
 from dsd.student import Student
 from dsd.studies.answers import FRAME, draw
 from dsd.studies.matching import matched
-from dsd.studies.memory import PeakMemory
 from dsd.studies.plan import Probe
 
 _TIMED = 3
