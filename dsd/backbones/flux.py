@@ -166,7 +166,7 @@ class FluxBackbone(Backbone):
                 setattr(self, _attribute(name), None)
 
     def to(self, *args: Any, **kwargs: Any) -> "FluxBackbone":
-        """Move or convert what is loaded, as `torch.nn.Module.to`; what loads later comes in the same dtype."""
+        """Move or convert what is loaded, as `torch.nn.Module.to`; what loads later gets the same dtype."""
         dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
         self.dtype = dtype or self.dtype
         return super().to(*args, **kwargs)
