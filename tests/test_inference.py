@@ -391,6 +391,17 @@ def test_guidance_goes_one_by_one_where_memory_is_short(
         draw(pipe, reference, batch_guidance=True, **GUIDED)
 
 
+def test_what_loads_later_comes_in_the_dtype_that_was_asked_for(
+    tiny_flux: Path, reference: Image.Image
+) -> None:
+    student = Student(str(tiny_flux), "parallel", frame_size=(32, 32))
+    pipe = DSDPipeline(student.backbone, student.conditioning, (32, 32)).to(torch.bfloat16)
+    assert pipe.backbone.loaded == {"denoiser"}
+    pipe.set_progress_bar_config(disable=True)
+    assert draw(pipe, reference).dtype == torch.bfloat16
+    assert pipe.vae.dtype == torch.bfloat16
+
+
 # Batches
 
 

@@ -184,6 +184,12 @@ class FluxBackbone(Backbone):
             for name in _COMPONENTS[part]:
                 setattr(self, _attribute(name), None)
 
+    def to(self, *args: Any, **kwargs: Any) -> "FluxBackbone":
+        """Move or convert what is loaded, as `torch.nn.Module.to`; what loads later gets the same dtype."""
+        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
+        self.dtype = dtype or self.dtype
+        return super().to(*args, **kwargs)
+
     def train(self, mode: bool = True) -> "FluxBackbone":
         """Put the denoiser in training mode; the frozen parts stay in evaluation mode."""
         super().train(mode)
