@@ -261,8 +261,10 @@ def test_what_a_strategy_adds_and_divides():
 
 def test_a_thinned_timeline_keeps_the_peak():
     moments = tuple((FORWARD, (0, 0, 0, 0, 5000 if i == 777 else i)) for i in range(2001))
+    moments += ((OPTIMISER, (0, 0, 0, 0, 1)),)
     memory = shared(dataclasses.replace(STEP, moments=moments), "single", 1, False)
-    assert len(memory.timeline) <= 400
+    assert memory.timeline[-1].phase == OPTIMISER
+    assert len(memory.timeline) <= 401
     assert max(moment.total for moment in memory.timeline) == memory.peak == 5000
 
 
