@@ -17,12 +17,12 @@ from dsd.cli import study as cli_study
 from dsd.data.encoded import EncodedPairs
 from dsd.evaluation import Section, bootstrap, held_out
 from dsd.evaluation.page import render_page
+from dsd.memory import PeakMemory
 from dsd.studies import Column, Table, answers, cell, compare_architectures, plots, results, training
 from dsd.studies.comparison import name_of, rate_of
 from dsd.studies.folder import StudyFolder
 from dsd.studies.intervals import crossed_interval
 from dsd.studies.matching import matched
-from dsd.memory import PeakMemory
 from dsd.studies.plan import LEAST_STEPS, Probe, marks, steps_for
 from tests.cheap_world import make_run
 from tests.test_report import EVIL, Page, check
