@@ -10,7 +10,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dsd import backbones, captioners, conditioning, curators, labels, metrics, mini, prompts, teachers
+    from dsd import (
+        backbones,
+        captioners,
+        conditioning,
+        curators,
+        labels,
+        metrics,
+        mini,
+        planning,
+        prompts,
+        teachers,
+    )
     from dsd.captioning import caption_pairs
     from dsd.data.datamodule import PairDataModule
     from dsd.data.store import Run
@@ -47,6 +58,7 @@ __all__ = [
     "metrics",
     "mini",
     "plan",
+    "planning",
     "prompts",
     "teachers",
     "write_prompts",
@@ -79,6 +91,7 @@ _SUBPACKAGES = frozenset(
         "labels",
         "metrics",
         "mini",
+        "planning",
         "prompts",
         "teachers",
     }

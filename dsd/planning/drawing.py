@@ -17,6 +17,7 @@ _COLOURS = {
     "gradients": "#b4470f",
     "activations": "#0b7566",
 }
+_LAST_LABEL = 97
 
 
 def png(plan: Plan) -> bytes:
@@ -50,6 +51,8 @@ def png(plan: Plan) -> bytes:
         if moment.phase != begun:
             begun = moment.phase
             axes.axvline(place, color=_RULE, lw=1)
+            if place > _LAST_LABEL:
+                continue  # no room: the optimiser takes few operations
             axes.annotate(
                 begun, (place, 0), xycoords=("data", "axes fraction"), xytext=(4, 6),
                 textcoords="offset points", color=_PAPER, fontsize=9, rotation=90, va="bottom",

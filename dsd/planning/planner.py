@@ -224,6 +224,8 @@ def _check(setting: Mapping[str, Any], panels: int) -> None:
         if setting[name] not in allowed:
             shown = ", ".join(repr(value) for value in allowed if value is not None)
             raise ValueError(f"Unknown {name}={setting[name]!r}. Allowed: {shown}.")
+    if panels < 2:
+        raise ValueError(f"A grid needs at least 2 panels to give a pair; got layout={setting['layout']!r}.")
     for name in ("batch", "size", "width", "text_tokens", "references", "devices", "steps", "pairs",
                  "pairs_per_grid", "draw_steps"):  # fmt: skip
         if setting[name] < 1:
@@ -244,7 +246,7 @@ def _check(setting: Mapping[str, Any], panels: int) -> None:
             raise ValueError(f"`{name}` must be at least 0; got {setting[name]}.")
     if setting["strategy"] == "single" and setting["devices"] > 1:
         raise ValueError(f"{setting['devices']} devices need the strategy 'ddp' or 'fsdp'; got 'single'.")
-    if panels < 2 or setting["pairs_per_grid"] > panels * (panels - 1):
+    if setting["pairs_per_grid"] > panels * (panels - 1):
         raise ValueError(
             f"A {setting['layout']} grid gives at most {panels * (panels - 1)} pairs; got pairs_per_grid="
             f"{setting['pairs_per_grid']}. Give fewer, or a larger `layout`."

@@ -1,5 +1,6 @@
 """How the devices of a training share its memory."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -62,7 +63,11 @@ def _moment(
 
 
 def _thinned(moments: Sequence[Moment]) -> tuple[Moment, ...]:
-    """The largest moment of each of some stretches of the step."""
+    """The largest moment of each of some stretches of the step; no stretch lies in two phases."""
     length = max(1, -(-len(moments) // _TIMELINE))
-    stretches = [moments[start : start + length] for start in range(0, len(moments), length)]
-    return tuple(max(stretch, key=lambda moment: moment.total) for stretch in stretches)
+    found: list[Moment] = []
+    for _, group in itertools.groupby(moments, lambda moment: moment.phase):
+        phase = list(group)
+        stretches = [phase[start : start + length] for start in range(0, len(phase), length)]
+        found += [max(stretch, key=lambda moment: moment.total) for stretch in stretches]
+    return tuple(found)
