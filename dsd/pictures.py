@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from dsd.backbones.base import Text
-from dsd.guidance import Guidance
 from dsd.pipeline import DSDPipeline
 from dsd.pixels import ImageLike, from_pixels, to_pixels
 from dsd.sharding import is_sharded
@@ -106,7 +105,10 @@ class ValidationPictures(Callback):
     def _encode(self, student: Any) -> dict[str, Text]:
         """The prompts and the empty one; the text encoders leave if they were not there before."""
         had = student.backbone.loaded
-        texts = [*dict.fromkeys(self.prompts), ""]
+        negative = self.arguments.get("negative_prompt") or []
+        texts = [
+            *dict.fromkeys([*self.prompts, "", *([negative] if isinstance(negative, str) else negative)])
+        ]
         encoded = student.backbone.encode_text(texts).to("cpu")
         student.backbone.release(*(student.backbone.loaded - had))
         return {text: encoded[i] for i, text in enumerate(texts)}
@@ -118,10 +120,10 @@ class _KnownTexts(DSDPipeline):
     texts: Mapping[str, Text]
 
     def _encode_text(
-        self, prompts: list[str], captions: list[int], guidance: Guidance
+        self, prompts: list[str], captions: list[int], negatives: list[str] | None
     ) -> tuple[Text, Text | None]:
         text = Text.joined([self.texts[prompts[i]] for i in captions])
-        return text, Text.joined([self.texts[""]] * len(captions)) if guidance.active else None
+        return text, None if negatives is None else Text.joined([self.texts[negatives[i]] for i in captions])
 
 
 def _show(trainer: lightning.Trainer, tag: str, picture: Image.Image, step: int) -> None:
