@@ -55,7 +55,8 @@ class LatentBank:
 def _encode(vae: AutoencoderKL, bank: PanelBank, first: int) -> np.ndarray:
     characters, views = np.repeat(np.arange(first, first + 10), VIEWS), np.tile(np.arange(VIEWS), 10)
     pixels = torch.from_numpy(bank.panels(characters, views)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = vae.encode(pixels).latent_dist.mode()
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = vae.encode(pixels).latent_dist.mode().float()
     scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
     return scaled.reshape(10, VIEWS, *latents.shape[1:]).numpy()
 
