@@ -140,6 +140,7 @@ def test_proj_out_of_the_model_is_not_that_of_the_blocks(tiny_flux, tmp_path):
     export(student, tmp_path / "out", "lora")
     pipe = FluxKontextPipeline.from_pretrained(tiny_flux)
     pipe.load_lora_weights(tmp_path / "out")
+    assert type(pipe.transformer.single_transformer_blocks[0].proj_out) is torch.nn.Linear
     same(answer(pipe.transformer, channels=64), answer(student.denoiser, channels=64))
 
 
