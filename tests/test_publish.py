@@ -103,6 +103,20 @@ def test_a_lora_file_needs_no_metadata(student, saved, tiny_flux, tmp_path):
     same(answer(pipe.transformer), answer(student.denoiser))
 
 
+def test_adapters_whose_file_has_a_scale_keep_it(student, saved, tiny_flux, tmp_path):
+    """As others write them: the same product with half of B and alpha of twice the rank."""
+    shutil.copytree(saved, tmp_path / "s")
+    file = tmp_path / "s" / "adapters" / LORA
+    state = load_file(file)
+    half = {name: x / 2 if "lora_B" in name else x for name, x in state.items()}
+    layers = {name.partition(".lora_")[0] for name in state}
+    save_file({**half, **{f"{layer}.alpha": torch.tensor(6.0) for layer in layers}}, file)
+    export(tmp_path / "s", tmp_path / "out", "lora")
+    pipe = FluxControlPipeline.from_pretrained(tiny_flux)
+    pipe.load_lora_weights(tmp_path / "out", weight_name=LORA)
+    same(answer(pipe.transformer), answer(student.denoiser))
+
+
 def test_a_student_in_memory_is_exported_as_its_folder_is(student, saved, tmp_path):
     export(student, tmp_path / "a", "lora")
     export(saved, tmp_path / "b", "lora")
@@ -126,6 +140,7 @@ def test_proj_out_of_the_model_is_not_that_of_the_blocks(tiny_flux, tmp_path):
     export(student, tmp_path / "out", "lora")
     pipe = FluxKontextPipeline.from_pretrained(tiny_flux)
     pipe.load_lora_weights(tmp_path / "out")
+    assert type(pipe.transformer.single_transformer_blocks[0].proj_out) is torch.nn.Linear
     same(answer(pipe.transformer, channels=64), answer(student.denoiser, channels=64))
 
 
