@@ -111,7 +111,7 @@ def plan(
     memory_gib = kind.gib if device_gib is None else device_gib
     usd_per_hour = kind.usd_per_hour if device_usd_per_hour is None else device_usd_per_hour
     adapters = {"rank": lora} if isinstance(lora, int) else lora
-    student = {"lora": adapters, "train": train, "gradient_checkpointing": checkpointing}
+    student: dict[str, Any] = {"lora": adapters, "train": train, "gradient_checkpointing": checkpointing}
     half_trained = strategy == "fsdp" and precision == "bf16"
     whole = _flux(base)
     assert whole.denoiser is not None

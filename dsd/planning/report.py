@@ -14,7 +14,7 @@ from rich.text import Text
 from dsd.data.atomic import make_folder, replace_file
 from dsd.planning.records import GIB, Plan
 
-Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 """Title, heads, rows."""
 NAMES = {
     "weights": "frozen weights",

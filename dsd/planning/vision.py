@@ -41,7 +41,7 @@ def seen_tokens(
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
     if given.get("name") != _NAME:
         return spec, None
-    form: vision.Form = given.get("tokens", "patch")
+    form: Any = given.get("tokens", "patch")
     default = DEFAULT_ENCODER if text_width >= _FLUX_TEXT_WIDTH else "mini"
     encoder = given.get("encoder") or default
     if isinstance(encoder, str) and encoder in _HERE:
@@ -49,6 +49,7 @@ def seen_tokens(
     given["encoder"] = encoder
     model = encoder if isinstance(encoder, str) else encoder.get("model", "")
     folder = Path(str(model)).expanduser()
+    shape: tuple[int, ...]
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
         shape = (_num_tokens(folder) if form == "patch" else 1, vision.width(encoder, form))
     else:
