@@ -251,7 +251,7 @@ def test_a_page_loaded_again_goes_on(run, serve, page):
     expect(page.locator("#message")).to_contain_text("You said different")
 
 
-def test_killed_between_two_labels_nothing_is_lost(run, serve, page):
+def test_killed_between_two_labels_nothing_is_lost(run, serve, page, ctrl_c_works):
     first = serve("ann")
     page.goto(first.url)
     press(page, "s", 1)

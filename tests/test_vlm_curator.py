@@ -593,7 +593,7 @@ def test_the_command_line_stops_cleanly_and_estimates(tmp_path, capsys):
         assert len(run.verdicts("vlm")) == len(server.asked) > 0
 
 
-def test_ctrl_c_ends_what_is_being_asked(tmp_path):
+def test_ctrl_c_ends_what_is_being_asked(tmp_path, ctrl_c_works):
     run = make_run(tmp_path / "run", 4, curator=None)
 
     async def answer(asked):

@@ -91,10 +91,11 @@ def plan(
 
     from dsd import planning
     from dsd.planning import report
+    from dsd.quiet import quiet_loading
 
     defaults = {name: p.default for name, p in inspect.signature(planning.plan).parameters.items()}
     given = {name: defaults[name] if value is None else value for name, value in given.items()}
-    with Console(stderr=True).status("Counting a training step"):
+    with Console(stderr=True).status("Counting a training step"), quiet_loading():
         found = planning.plan(**given)
     if out is not None:
         folder = planning.write(found, out)
