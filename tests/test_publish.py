@@ -250,6 +250,14 @@ def test_adapters_that_were_kept_apart_are_merged(student, saved, tmp_path):
     assert (answer(theirs) - answer(student.denoiser)).abs().max() > 1e-3
 
 
+def test_a_name_is_no_markup(saved, tmp_path):
+    export(saved, tmp_path / "a <img src=x> *b*", format="lora")
+    text = (tmp_path / "a <img src=x> *b*" / "README.md").read_text()
+    (title,) = [line for line in text.splitlines() if line.startswith("# ")]
+    assert "<img" not in title
+    assert "\\*b\\*" in title
+
+
 def _base(saved: Path) -> str:
     return json.loads((saved / "dsd.json").read_text())["base"]
 
@@ -383,7 +391,10 @@ def test_the_card_has_figures_pictures_and_lines_that_load(saved, tmp_path):
         tmp_path / "report" / "answers.png"
     ).read_bytes()
     assert "FluxControlPipeline" in card.text
-    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+    shown = (tmp_path / "out" / "README.md").read_text()
+    assert str(tmp_path) not in shown
+    assert _base(saved) not in shown, "where the base lies is nobody's business"
+    assert Path(_base(saved)).name in shown.replace("\\_", "_")
 
 
 def test_the_card_of_a_comparison(saved, tmp_path):
