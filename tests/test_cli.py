@@ -453,6 +453,21 @@ def test_a_contact_sheet_refuses_rows_that_do_not_fit():
         contact_sheet([(picture, "a", [(["x"], [picture])])], ["seed 0", "seed 1"])
 
 
+def test_each_row_of_a_contact_sheet_has_its_own_words():
+    from PIL import Image, ImageChops
+
+    from dsd.cli.contact import contact_sheet
+
+    picture = Image.new("RGB", (96, 96), "red")
+    alike, other = (
+        contact_sheet([(picture, "a", [(["first"], [picture]), ([words], [picture])])], ["seed 0"])
+        for words in ("first", "second")
+    )
+    left, top, right, bottom = ImageChops.difference(alike, other).getbbox()
+    assert top > 96, "the first row says the same"
+    assert bottom - top < 20, "one line differs"
+
+
 def test_words_on_a_contact_sheet_keep_their_width():
     from PIL import ImageFont
 
