@@ -463,7 +463,7 @@ def test_each_row_of_a_contact_sheet_has_its_own_words():
         contact_sheet([(picture, "a", [(["first"], [picture]), ([words], [picture])])], ["seed 0"])
         for words in ("first", "second")
     )
-    left, top, right, bottom = ImageChops.difference(alike, other).getbbox()
+    _, top, _, bottom = ImageChops.difference(alike, other).getbbox()
     assert top > 96, "the first row says the same"
     assert bottom - top < 20, "one line differs"
 
