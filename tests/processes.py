@@ -112,6 +112,16 @@ def die_alone(step: int) -> None:
         os._exit(9)
 
 
+def abort_once(folder: Path) -> list[str]:
+    """Leave a file, and be aborted the first time; the names of the files that were there."""
+    there = sorted(path.name for path in folder.iterdir())
+    (folder / "half").touch()
+    if not folder.with_suffix(".aborted").exists():
+        folder.with_suffix(".aborted").touch()
+        os.abort()
+    return there
+
+
 def _child(rank: int, count: int, port: int, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(count),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.processes import STEPS, TIMEOUT_S, die, die_alone, run, train
+from tests.processes import STEPS, TIMEOUT_S, abort_once, die, die_alone, run, train
 
 EXACT = {"ddp": 1e-6, "fsdp2": 1e-5}
 KINDS = ["ddp", "fsdp2"]
@@ -90,3 +90,12 @@ def test_sharded_students_are_saved_whole(tiny_flux: Path, tmp_path: Path) -> No
         torch.testing.assert_close(ours[name], x, atol=1e-5, rtol=0, msg=name)
     card = json.loads((tmp_path / "fsdp2" / "student" / "dsd.json").read_text())
     assert card["frame_size"] == [32, 32]
+
+
+def test_a_run_that_torch_aborted_begins_again_from_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").touch()
+    with pytest.warns(UserWarning, match="Once more"):
+        results, codes, _ = run(1, abort_once, folder=tmp_path / "run")
+    assert codes == [0]
+    assert results == [["last.ckpt"]]
