@@ -1,7 +1,7 @@
 """Trains the small world's teacher: a FLUX transformer and its two text encoders, together, by flow matching.
 
 Panels are encoded once; a training picture is one panel, two side by side or four in a grid, of one character
-in contexts that differ, put together from latents. In half of the grids one panel has less noise than the
+in contexts that differ, put together from latents. In most of the grids one panel has less noise than the
 others: the model learns to draw a character from a picture of it in its context much faster than where all
 panels are equally hidden, and a large model has learnt that from the web.
 `dsd.mini.train.guidance` then distils guidance into it.
@@ -38,6 +38,7 @@ from dsd.mini.train.fast import fast
 from dsd.mini.train.loop import Average, Training
 from dsd.mini.train.metric import error_metric
 from dsd.mini.train.muon import Muon, split_parameters
+from dsd.mini.train.reading import Reader
 from dsd.mini.world import SCENES, scene_of, write_grid_prompt
 
 CONFIG = {
@@ -68,23 +69,6 @@ ALIGNMENT = 0.1
 """Weight of the loss of `Aligner`."""
 
 SAMPLE_PROMPTS = 12
-
-
-class Reader(nn.Module):
-    """Reads the scene of each panel from T5 tokens, by one attention query a panel. It is not shipped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queries = nn.ParameterDict(
-            {name: torch.randn(rows * columns, text.WIDTH) for name, (rows, columns) in LAYOUTS.items()}
-        )
-        self.scene = nn.Linear(text.WIDTH, len(SCENES))
-
-    def forward(self, tokens: Float[Tensor, "n length width"], batch: Examples) -> Tensor:
-        """Cross-entropy of the scenes."""
-        attention = (tokens @ self.queries[batch.layout].T / text.WIDTH**0.5).softmax(1)
-        found = self.scene(torch.einsum("nlp,nlw->npw", attention, tokens))
-        return nn.functional.cross_entropy(found.flatten(0, 1), batch.scenes.flatten(), ignore_index=-100)
 
 
 class Teacher(nn.Module):
