@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Generic, TypeVar, cast
 
@@ -53,6 +53,8 @@ class TableKind(Generic[R]):
         from_row: a row back to its record.
         group_bytes: size of a row group: what reading one row by its id has to read.
         shared: whether rows of a group share large values, which are then stored once.
+        defaults: the values of columns in shards that were written before there were such columns; None for
+            those that it does not name.
     """
 
     stage: str
@@ -64,6 +66,7 @@ class TableKind(Generic[R]):
     from_row: Callable[[Row], R]
     group_bytes: int = 4 * 2**20
     shared: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode_image(image: Image.Image) -> bytes:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.encodings import encodings
@@ -16,6 +16,11 @@ from dsd.data.policy import Policy
 from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Captioned, Failure, Judged, captions, failures, verdicts
 from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
+
+if TYPE_CHECKING:
+    from dsd.data.compaction import Compacted
+    from dsd.data.garbage import Garbage
+    from dsd.data.migration import Migrated
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +233,60 @@ class Run:
         if missing:
             logger.warning("%d of %d pairs are left out: %s failed at them", len(missing), len(ids), name)
         return found
+
+    def compact(
+        self, stages: Sequence[str] | None = None, *, shard_rows: int = 2048, shard_bytes: int = 128 * 2**20
+    ) -> "list[Compacted]":
+        """Merge neighbouring small shards of stages into full ones: the same rows, ids and order.
+
+        Readers that are in the middle of the old shards get a `ChangedError`, and read again from the
+        beginning; reading by id goes on by itself. Killed at any moment, the run is whole.
+
+        Args:
+            stages: their names; all by default.
+            shard_rows: the most rows that a merged shard has.
+            shard_bytes: the most bytes that the shards merged into one have together.
+
+        Raises:
+            ManifestError: if a shard is damaged; stages before it are compacted, it is as it was.
+            LockedError: if another process writes to the run.
+            ValueError: if a limit is below 1.
+        """
+        from dsd.data.compaction import compact
+
+        return compact(self, stages, shard_rows=shard_rows, shard_bytes=shard_bytes)
+
+    def gc(self, *, dry_run: bool = False) -> "Garbage":
+        """Remove what writing has left behind and nothing lists: temporary files, shards that were set aside
+        or replaced.
+
+        Whole shards that a killed process had not listed yet stay, for the next call of their stage lists
+        them; so does whatever `dsd` did not write.
+
+        Args:
+            dry_run: remove nothing, only tell.
+
+        Raises:
+            LockedError: if another process writes to the run.
+            FileNotFoundError: if there is no run.
+        """
+        from dsd.data.garbage import collect
+
+        return collect(self, dry_run=dry_run)
+
+    def migrate(self) -> "list[Migrated]":
+        """Bring the manifests of a run that an earlier version of `dsd` made to the format of this one.
+
+        Such a run can be read as it is; migrated, it is opened faster. No row is changed.
+
+        Raises:
+            ManifestError: if a shard or a manifest is damaged.
+            LockedError: if another process writes to the run.
+            FileNotFoundError: if there is no run.
+        """
+        from dsd.data.migration import migrate
+
+        return migrate(self)
 
     def verify(self) -> list[str]:
         """Check every shard against its hash, and that the stages belong together; a list of problems."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsd.data.atomic import sha256_of
-from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest, ids_digest
+from dsd.data.manifest import (
+    STAGE_MANIFEST,
+    ChangedError,
+    ManifestError,
+    Shard,
+    StageManifest,
+    ids_digest,
+)
 from dsd.data.rows import Row, TableKind
 
 R = TypeVar("R")
@@ -123,9 +130,25 @@ class Table(Generic[R]):
 
         Raises:
             ManifestError: if a shard is missing or damaged.
+            ChangedError: if it was replaced meanwhile, as by `Run.compact`: begin again.
         """
+        for shard, row in self._rows(ids):
+            yield row[self.kind.id_column], self._record(shard, row)
+
+    def rows(self, ids: Collection[str] | None = None) -> Iterator[Row]:
+        """As `items`, but as plain values, with pictures as they are stored: nothing is decoded."""
+        for _, row in self._rows(ids):
+            yield row
+
+    def rows_of(self, shard: Shard) -> Iterator[Row]:
+        """The rows of one shard, as `rows`."""
+        return (row for _, row in self._rows(None, [shard]))
+
+    def _rows(
+        self, ids: Collection[str] | None, shards: Sequence[Shard] | None = None
+    ) -> Iterator[tuple[Shard, Row]]:
         wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
-        for shard in self.manifest.shards:
+        for shard in self.manifest.shards if shards is None else shards:
             self._check_content(shard)
             _, file = self._open(shard)
             for group in range(file.num_row_groups):
@@ -139,8 +162,7 @@ class Table(Generic[R]):
                     rows = self._read(shard, file, group).take(pa.array(kept))
                 # One row at a time: `to_pylist` of the whole group would hold every picture twice.
                 for i in range(len(rows)):
-                    row = rows.slice(i, 1).to_pylist()[0]
-                    yield row[self.kind.id_column], self._record(shard, row)
+                    yield shard, rows.slice(i, 1).to_pylist()[0]
 
     def verify(self) -> list[str]:
         """Check every shard against its SHA-256 and row count; one message for each that fails."""
@@ -196,8 +218,15 @@ class Table(Generic[R]):
                 return state, self._files[state]
             if state[1] != shard.bytes:
                 raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
-            if footer_digest(path) != shard.footer:
-                raise self._damaged(shard, "its footer is not the recorded one")
+            if shard.footer:
+                if footer_digest(path) != shard.footer:
+                    raise self._damaged(shard, "its footer is not the recorded one")
+            elif (
+                state not in self._checked
+            ):  # of the first format: nothing less than the whole file proves it
+                if sha256_of(path) != shard.sha256:
+                    raise self._damaged(shard, "its SHA-256 is not the recorded one")
+                self._checked.add(state)
             file = pq.ParquetFile(path, page_checksum_verification=True)
         except FileNotFoundError as error:
             raise self._damaged(shard, "it is missing") from error
@@ -217,9 +246,19 @@ class Table(Generic[R]):
     ) -> pa.Table:
         groups = range(file.num_row_groups) if group is None else [group]
         try:
-            return file.read_row_groups(groups, columns=columns, use_threads=False)
+            found = file.read_row_groups(groups, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(shard, str(error).splitlines()[0]) from error
+        return self._completed(found, file, columns)
+
+    def _completed(self, found: pa.Table, file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
+        """With the columns that the shard does not have because it was written before there were any."""
+        there = set(file.schema_arrow.names)
+        for field in self.kind.schema:
+            if field.name not in there and (columns is None or field.name in columns):
+                value = self.kind.defaults.get(field.name)
+                found = found.append_column(field, pa.array([value] * len(found), field.type))
+        return found
 
     def _row_group(self, shard: Shard, group: int) -> pa.Table:
         state, file = self._open(shard)
@@ -255,6 +294,12 @@ class Table(Generic[R]):
             self._checked.add(state)
 
     def _damaged(self, shard: Shard, what: str) -> ManifestError:
+        self._loaded = None
+        if self.exists and shard not in self.manifest.shards:
+            return ChangedError(
+                f"The shard {self.folder / shard.file} was replaced while it was read: the rows of "
+                f"{self.kind.stage!r} were compacted or made anew. Read them again from the beginning."
+            )
         run = self.folder.parents[self.kind.stage.count("/")]
         return ManifestError(
             f"The shard {self.folder / shard.file} is damaged: {what}. Restore the file from a copy; or call "

@@ -4,8 +4,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dsd.data.atomic import discard_folder, make_folder, replace_file, sha256_of
 from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
-from dsd.data.rows import Row
+from dsd.data.rows import Row, TableKind
 from dsd.data.table import Table, footer_digest
 
 logger = logging.getLogger(__name__)
@@ -156,22 +157,7 @@ class TableWriter(Generic[R]):
     def _write(self, rows: list[Row], beside: Collection[Shard] = ()) -> Shard:
         """A shard under the next free number; not listed yet."""
         kind = self.table.kind
-        metadata = {**(kind.schema.metadata or {}), b"dsd": json.dumps(self._stamp()).encode()}
-        content = pa.Table.from_pylist(rows, schema=kind.schema.with_metadata(metadata))
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(
-            sink,
-            content.schema,
-            compression="zstd" if kind.shared else "none",
-            use_dictionary=kind.shared,
-            dictionary_pagesize_limit=4 * kind.group_bytes,
-            write_page_checksum=True,
-        ) as writer:
-            start = 0
-            for end in _group_ends(rows, kind.group_bytes):
-                writer.write_table(content.slice(start, end - start))
-                start = end
-        data = memoryview(sink.getvalue())
+        data = parquet(kind, self._stamp(), rows)
         taken = [part_number(shard.file) for shard in (*self.manifest.shards, *beside)]
         name = f"part-{max(taken, default=-1) + 1:05d}.parquet"
         replace_file(self.table.folder / name, data)
@@ -208,18 +194,61 @@ class TableWriter(Generic[R]):
             logger.info("Adopted %s, which a stopped process had written and not listed", path)
 
     def _listed(self, name: str, ids: list[str]) -> Shard:
-        path = self.table.folder / name
-        return Shard(
-            file=name,
-            rows=len(ids),
-            bytes=path.stat().st_size,
-            ids=ids_digest(ids),
-            sha256=sha256_of(path),
-            footer=footer_digest(path),
-        )
+        return shard_of(self.table.folder / name, ids)
 
     def _keys(self) -> set[str]:
         return self.table.keys() if self.manifest.shards else set()
+
+
+def parquet(kind: TableKind[Any], stamp: Mapping[str, Any], rows: Iterable[Row]) -> memoryview:
+    """The content of a shard. Beside it, no more than one row group is in memory.
+
+    Args:
+        kind: of the table.
+        stamp: the stage and its spec, by which a shard that is not listed is known.
+        rows: its rows, in order.
+    """
+    metadata = {**(kind.schema.metadata or {}), b"dsd": json.dumps(stamp).encode()}
+    schema = kind.schema.with_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd" if kind.shared else "none",
+        use_dictionary=kind.shared,
+        dictionary_pagesize_limit=4 * kind.group_bytes,
+        write_page_checksum=True,
+    ) as writer:
+        for group in _groups(rows, kind.group_bytes):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return memoryview(sink.getvalue())
+
+
+def shard_of(path: Path, ids: Sequence[str]) -> Shard:
+    """What the manifest says of a shard that was written."""
+    return Shard(
+        file=path.name,
+        rows=len(ids),
+        bytes=path.stat().st_size,
+        ids=ids_digest(ids),
+        sha256=sha256_of(path),
+        footer=footer_digest(path),
+    )
+
+
+def stamp_of(path: Path) -> dict[str, Any] | None:
+    """What a shard says that it is part of; None if it cannot be read, or is no shard.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {}).get(b"dsd", b"null"))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, ValueError, OSError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def part_number(name: str) -> int:
@@ -228,15 +257,18 @@ def part_number(name: str) -> int:
     return -1 if match is None else int(match[1])
 
 
-def _group_ends(rows: Sequence[Row], group_bytes: int) -> list[int]:
-    """Where each row group ends, so that none has more than `_GROUP_ROWS` rows or so many bytes."""
-    ends, count, size = [], 0, 0
-    for index, row in enumerate(rows):
-        if count and (count >= _GROUP_ROWS or size + _size(row) > group_bytes):
-            ends.append(index)
-            count = size = 0
-        count, size = count + 1, size + _size(row)
-    return [*ends, len(rows)]
+def _groups(rows: Iterable[Row], group_bytes: int) -> Iterator[list[Row]]:
+    """Row groups, none of which has more than `_GROUP_ROWS` rows or, if it has several, so many bytes."""
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        if group and (len(group) >= _GROUP_ROWS or size + _size(row) > group_bytes):
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += _size(row)
+    if group:
+        yield group
 
 
 def _size(row: Row) -> int:
