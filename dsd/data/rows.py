@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import pyarrow as pa
 from PIL import Image
 
+from dsd import opening
 from dsd.types import Grid, GridPrompt, Pair, Status, Verdict
 
 R = TypeVar("R")
@@ -73,8 +74,12 @@ def encode_image(image: Image.Image) -> bytes:
     """The picture as PNG, which keeps every pixel and, of the modes that PNG has, the mode.
 
     Raises:
-        ValueError: if PNG does not have the picture's mode.
+        ValueError: if PNG does not have the picture's mode, or it has more pixels than are read back.
     """
+    try:
+        opening.check_size(image)
+    except ValueError as error:
+        raise ValueError(f"Cannot store a picture: {error}") from error
     if image.mode not in _MODES:
         raise ValueError(
             f"Cannot store a picture of mode {image.mode!r}; allowed: {', '.join(_MODES)}. Use "
@@ -89,15 +94,12 @@ def decode_image(cell: Mapping[str, Any]) -> Image.Image:
     """The picture of an image cell.
 
     Raises:
-        ValueError: if its bytes are no whole picture.
+        ValueError: if its bytes are no whole picture, or one with too many pixels.
     """
-    try:
-        image = Image.open(BytesIO(cell["bytes"]))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The bytes of a picture cannot be decoded: {error}") from error
+    if not isinstance(cell, Mapping) or not isinstance(cell.get("bytes"), bytes):
+        raise ValueError("The bytes of a picture are missing.")
     # A plain image: PIL's PngImageFile keeps the file's header fields and a reference to the buffer.
-    return image.copy()
+    return opening.decode_image(cell["bytes"], "of a row").copy()
 
 
 def schema(**columns: pa.DataType) -> pa.Schema:

@@ -1,8 +1,6 @@
 """Tables and pictures that users bring."""
 
 import csv
-import os
-import warnings
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-_MAX_PICTURE_BYTES = 100 * 2**20
+from dsd import opening
 
 
 def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -77,8 +75,7 @@ def check_inside(folder: Path, name: str) -> None:
     Raises:
         ValueError: if it does.
     """
-    root = os.path.abspath(folder)
-    if os.path.commonpath([root, os.path.abspath(folder / name)]) != root:
+    if not opening.is_inside(folder, name):
         raise ValueError("leads out of the folder")
 
 
@@ -88,13 +85,4 @@ def open_picture(file: Path) -> Image.Image:
     Raises:
         OSError, ValueError: if it cannot be read, or is too large to be one.
     """
-    if file.stat().st_size > _MAX_PICTURE_BYTES:
-        raise ValueError(f"has {file.stat().st_size:,} bytes, more than {_MAX_PICTURE_BYTES:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-            image.load()
-    except (SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(str(error)) from error
-    return image
+    return opening.open_image(file)
