@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsd.data.compaction import Compacted
     from dsd.data.garbage import Garbage
     from dsd.data.migration import Migrated
+    from dsd.data.verification import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -288,8 +289,33 @@ class Run:
 
         return migrate(self)
 
+    def examine(self, stages: Sequence[str] | None = None, *, mend: bool = False) -> "Verification":
+        """Look at all rows: hashes, counts, ids, pictures, and what rows refer to. One shard at most is in
+        memory, and the ids of a stage.
+
+        Beyond `verify`, which compares files with their hashes, every picture is decoded in full, the ids of
+        prompts, grids and pairs are computed anew from their content, and each damaged row is named.
+
+        Args:
+            stages: those to look at; all by default.
+            mend: set shards with such rows aside as `*.damaged`, and put what is whole in them back: rows
+                that their id or the checksums of their pages prove. The others are left for the next call of
+                the stage. Rows that are there twice, or refer to rows that a finished stage does not have, go
+                too.
+
+        Raises:
+            FileNotFoundError: if there is no run, or it has no such stage yet.
+            LookupError: if a run has no such stage.
+            LockedError: if it is to be mended and another process writes to it.
+        """
+        from dsd.data.verification import verify
+
+        return verify(self, stages, mend=mend)
+
     def verify(self) -> list[str]:
-        """Check every shard against its hash, and that the stages belong together; a list of problems."""
+        """Check every shard against its hash, and that the stages belong together; a list of problems. See
+        `examine`.
+        """
         problems = []
         for stage in self.stages():
             problems += self.table(stage).verify()

@@ -107,7 +107,7 @@ class Table(Generic[R]):
 
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
-        return [row_id for shard in self.manifest.shards for row_id in self._ids_of(shard)]
+        return [row_id for shard in self.manifest.shards for row_id in self.ids_of(shard)]
 
     def keys(self) -> set[str]:
         """The ids of the rows of the earlier stage that rows were made from."""
@@ -190,7 +190,12 @@ class Table(Generic[R]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": OrderedDict(), "_files": OrderedDict(), "_group_bytes": 0}
 
-    def _ids_of(self, shard: Shard) -> list[str]:
+    def ids_of(self, shard: Shard) -> list[str]:
+        """The ids of the rows of one shard, in order.
+
+        Raises:
+            ManifestError: if it is damaged.
+        """
         name = self.kind.id_column
         ids: list[str] = self._read(shard, self._open(shard)[1], None, [name])[name].to_pylist()
         if ids_digest(ids) != shard.ids:
@@ -277,7 +282,7 @@ class Table(Generic[R]):
         if shards != self._placed:
             self._places = {}
             for number, shard in enumerate(shards):
-                ids = iter(self._ids_of(shard))
+                ids = iter(self.ids_of(shard))
                 _, file = self._open(shard)
                 for group in range(file.num_row_groups):
                     for offset in range(file.metadata.row_group(group).num_rows):
