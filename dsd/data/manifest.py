@@ -12,6 +12,7 @@ from typing import Any
 
 from dsd import __version__
 from dsd.data.atomic import replace_file
+from dsd.data.trust import check_manifest
 
 FORMAT = 1
 STAGE_MANIFEST = (
@@ -149,11 +150,13 @@ class StageManifest:
         path = folder / STAGE_MANIFEST
         try:
             content = json.loads(path.read_text())
+            if isinstance(content, dict) and content.get("format") == FORMAT:
+                check_manifest(content)
             found = content.pop("format")
             shards = tuple(Shard(**shard) for shard in content.pop("shards"))
             if found == FORMAT:
                 return cls(**content, shards=shards)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ManifestError(
                 f"The manifest {path} is damaged ({error}). Restore it from a copy, or call the stage with "
                 "overwrite=True to make its rows again."

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dsd.data.atomic import sha256_of
 from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest, ids_digest
 from dsd.data.rows import Row, TableKind
+from dsd.parquet import check_claims
 
 R = TypeVar("R")
 _FileState = tuple[int, int, int]  # inode, size, time of change
@@ -199,9 +200,10 @@ class Table(Generic[R]):
             if footer_digest(path) != shard.footer:
                 raise self._damaged(shard, "its footer is not the recorded one")
             file = pq.ParquetFile(path, page_checksum_verification=True)
+            check_claims(file.metadata, state[1])
         except FileNotFoundError as error:
             raise self._damaged(shard, "it is missing") from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(shard, str(error).splitlines()[0]) from error
         while len(self._files) >= _MAX_FILES:
             self._files.popitem(last=False)
