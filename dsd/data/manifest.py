@@ -12,6 +12,7 @@ from typing import Any
 
 from dsd import __version__
 from dsd.data.atomic import replace_file
+from dsd.data.trust import check_manifest
 
 FORMAT = 2
 """The format that manifests are written in; all earlier ones are read. See `_UPGRADES`."""
@@ -159,11 +160,12 @@ class StageManifest:
             if type(found) is int and 1 <= found <= FORMAT:
                 for upgrade in _UPGRADES[found - 1 :]:
                     content = upgrade(content)
+                check_manifest(content)
                 shards = tuple(Shard(**shard) for shard in content.pop("shards"))
                 return cls(**content, shards=shards)
             if type(found) is not int or found < 1:
                 raise ValueError(f"its format is {found!r}")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ManifestError(
                 f"The manifest {path} is damaged ({error}). Restore it from a copy, or call the stage with "
                 "overwrite=True to make its rows again."

@@ -22,6 +22,7 @@ from dsd.data.manifest import (
     ids_digest,
 )
 from dsd.data.rows import Row, TableKind
+from dsd.parquet import check_claims
 
 R = TypeVar("R")
 _FileState = tuple[int, int, int]  # inode, size, time of change
@@ -233,9 +234,10 @@ class Table(Generic[R]):
                     raise self._damaged(shard, "its SHA-256 is not the recorded one")
                 self._checked.add(state)
             file = pq.ParquetFile(path, page_checksum_verification=True)
+            check_claims(file.metadata, state[1])
         except FileNotFoundError as error:
             raise self._damaged(shard, "it is missing") from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(shard, str(error).splitlines()[0]) from error
         while len(self._files) >= _MAX_FILES:
             self._files.popitem(last=False)

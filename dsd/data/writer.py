@@ -17,6 +17,7 @@ from dsd.data.atomic import discard_folder, make_folder, replace_file, sha256_of
 from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
 from dsd.data.rows import Row, TableKind
 from dsd.data.table import Table, footer_digest
+from dsd.parquet import open_parquet
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -175,7 +176,8 @@ class TableWriter(Generic[R]):
                 continue
             known = known if known is not None else {*self._keys()}
             try:
-                found = pq.read_table(path, use_threads=False, page_checksum_verification=True)
+                with open_parquet(path, page_checksum_verification=True) as file:
+                    found = file.read(use_threads=False)
                 stamp = json.loads((found.schema.metadata or {}).get(b"dsd", b"null"))
                 keys = set(found[self.table.kind.key_column].to_pylist())
                 whole = stamp == self._stamp() and not keys & known and part_number(path.name) >= 0

@@ -4,11 +4,10 @@ import csv
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from dsd import opening
+from dsd.parquet import column_names, read_rows
 
 
 def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -27,16 +26,12 @@ def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[st
             yield line - 1, row
         return
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is neither Parquet nor called .csv: {str(error).splitlines()[0]} Give a table of "
-            "either kind."
-        ) from error
-    check_columns(path, table.column_names, names)
-    columns = [["" if x is None else str(x) for x in table[name].to_pylist()] for name in names]
-    for number, values in enumerate(zip(*columns, strict=True), 1):
-        yield number, dict(zip(names, values, strict=True))
+        there = column_names(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Give a table in Parquet, or one that is called .csv.") from error
+    check_columns(path, there, names)
+    for number, row in enumerate(read_rows(path, names), 1):
+        yield number, {name: "" if row[name] is None else str(row[name]) for name in names}
 
 
 def csv_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
