@@ -1,5 +1,7 @@
 """Writing the rows of one stage: whole shards, listed one by one, so that a stop loses nothing listed."""
 
+import errno
+import hashlib
 import json
 import logging
 import re
@@ -12,10 +14,12 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsd.data.atomic import discard_folder, make_folder, replace_file, sha256_of
+from dsd.data import cache
+from dsd.data.atomic import create_file, delete_file, discard_folder, make_folder, replace_file, sha256_of
 from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
 from dsd.data.rows import Row
-from dsd.data.table import Table, footer_digest
+from dsd.data.storage import ConflictError, RemotePath, StorageError, move
+from dsd.data.table import Table, footer_digest, footer_of
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -143,7 +147,7 @@ class TableWriter(Generic[R]):
         if removed:
             self._save(shards=tuple(shards))
             for shard in old:
-                (self.table.folder / shard.file).unlink()
+                delete_file(self.table.folder / shard.file)
         return removed
 
     def _save(self, **changes: Any) -> None:
@@ -173,53 +177,81 @@ class TableWriter(Generic[R]):
                 start = end
         data = memoryview(sink.getvalue())
         taken = [part_number(shard.file) for shard in (*self.manifest.shards, *beside)]
-        name = f"part-{max(taken, default=-1) + 1:05d}.parquet"
-        replace_file(self.table.folder / name, data)
-        return self._listed(name, [row[kind.id_column] for row in rows])
+        name = self._put(max(taken, default=-1) + 1, data)
+        return self._listed(name, [row[kind.id_column] for row in rows], data)
+
+    def _put(self, number: int, data: memoryview) -> str:
+        """Write a shard; the name that it got."""
+        folder = self.table.folder
+        if not isinstance(folder, RemotePath):
+            replace_file(folder / part_name(number), data)
+            return part_name(number)
+        while True:
+            try:
+                create_file(folder / part_name(number), data)
+                return part_name(number)
+            except ConflictError:  # one that a process left and the store did not list when the stage began
+                logger.warning(
+                    "%s is there already, and in no manifest: left alone", folder / part_name(number)
+                )
+                number += 1
 
     def _stamp(self) -> dict[str, Any]:
         return {"stage": self.table.kind.stage, "spec": self.spec}
 
     def _adopt(self) -> None:
         """List whole shards that a process was killed before it could list; set other strangers aside."""
-        listed = {shard.file for shard in self.manifest.shards}
+        folder, listed = self.table.folder, {shard.file for shard in self.manifest.shards}
         known: set[str] | None = None
-        for path in sorted(self.table.folder.glob("part-*.parquet")):
-            if path.name in listed:
+        for name in sorted(path.name for path in folder.glob("part-*.parquet")):
+            if name in listed:
                 continue
+            path = folder / name
             known = known if known is not None else {*self._keys()}
             try:
-                found = pq.read_table(path, use_threads=False, page_checksum_verification=True)
+                data = memoryview(path.read_bytes())
+                found = pq.read_table(
+                    pa.BufferReader(data), use_threads=False, page_checksum_verification=True
+                )
                 stamp = json.loads((found.schema.metadata or {}).get(b"dsd", b"null"))
                 keys = set(found[self.table.kind.key_column].to_pylist())
-                whole = stamp == self._stamp() and not keys & known and part_number(path.name) >= 0
+                whole = stamp == self._stamp() and not keys & known and part_number(name) >= 0
+            except StorageError:
+                raise
+            except FileNotFoundError:  # listed by a store that has deleted it
+                continue
             except (pa.ArrowException, OSError, ValueError, KeyError):
                 whole = False
             if not whole:
-                aside = path.with_name(path.name + ".unlisted")
-                path.rename(aside)
+                move(path, name + ".unlisted")
                 logger.warning(
-                    "%s is not in the manifest and does not belong to it: renamed to %s", path, aside.name
+                    "%s is not in the manifest and does not belong to it: renamed to %s.unlisted", path, name
                 )
                 continue
             known |= keys
-            shard = self._listed(path.name, found[self.table.kind.id_column].to_pylist())
+            shard = self._listed(name, found[self.table.kind.id_column].to_pylist(), data)
             self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
             logger.info("Adopted %s, which a stopped process had written and not listed", path)
 
-    def _listed(self, name: str, ids: list[str]) -> Shard:
+    def _listed(self, name: str, ids: list[str], data: memoryview) -> Shard:
+        """The entry of a shard: of the disk, what was read back from it; of a store, what it was sent."""
         path = self.table.folder / name
-        return Shard(
-            file=name,
-            rows=len(ids),
-            bytes=path.stat().st_size,
-            ids=ids_digest(ids),
-            sha256=sha256_of(path),
-            footer=footer_digest(path),
-        )
+        if isinstance(path, RemotePath):
+            size, sha256, footer = path.size(), hashlib.sha256(data).hexdigest(), footer_of(data)
+            if size != len(data):
+                raise StorageError(errno.EIO, f"The store has {size} of {len(data)} bytes of {path}.")
+            cache.keep(sha256, data)
+        else:
+            size, sha256, footer = path.stat().st_size, sha256_of(path), footer_digest(path)
+        return Shard(file=name, rows=len(ids), bytes=size, ids=ids_digest(ids), sha256=sha256, footer=footer)
 
     def _keys(self) -> set[str]:
         return self.table.keys() if self.manifest.shards else set()
+
+
+def part_name(number: int) -> str:
+    """The name of the shard of that number."""
+    return f"part-{number:05d}.parquet"
 
 
 def part_number(name: str) -> int:
