@@ -12,8 +12,9 @@ import pytest
 import dsd
 from dsd.data import atomic
 from dsd.data.atomic import LockedError
-from dsd.data.compaction import highest_number, plan
+from dsd.data.compaction import plan
 from dsd.data.manifest import ChangedError, ManifestError, Shard
+from dsd.data.shards import highest_number
 from dsd.data.writer import TableWriter
 from tests.cheap_world import make_run
 

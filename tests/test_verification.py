@@ -16,8 +16,9 @@ from dsd.data.atomic import LockedError, replace_file
 from dsd.data.examination import Examined, whole_groups
 from dsd.data.manifest import StageManifest
 from dsd.data.rows import PAIRS
+from dsd.data.shards import entry, parquet
 from dsd.data.verification import verify
-from dsd.data.writer import TableWriter, parquet, shard_of
+from dsd.data.writer import TableWriter
 from tests.cheap_world import make_run
 
 STAGES = ("prompts", "grids", "pairs", "verdicts/parity")
@@ -30,7 +31,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(TableWriter, "shard_rows", 60)
-        patch.setattr("dsd.data.writer._GROUP_ROWS", 10)
+        patch.setattr("dsd.data.shards._GROUP_ROWS", 10)
         make_run(Path("run"), 9)
     return folder / "run"
 
@@ -64,9 +65,10 @@ def rewritten(run, stage, change, shard=0):
     rows = change([row for row in table.rows_of(old)])
     path = table.folder / old.file
     stamp = {"stage": stage, "spec": table.manifest.spec}
-    replace_file(path, parquet(table.kind, stamp, rows))
+    data = parquet(table.kind, stamp, rows)
+    replace_file(path, data)
     shards = list(table.manifest.shards)
-    shards[shard] = shard_of(path, [row[table.kind.id_column] for row in rows])
+    shards[shard] = entry(table.folder, old.file, [row[table.kind.id_column] for row in rows], data)
     StageManifest(**{**vars(table.manifest), "shards": tuple(shards)}).save(table.folder)
     return rows
 

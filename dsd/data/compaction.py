@@ -4,17 +4,14 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from dsd.data.atomic import replace_file
-from dsd.data.manifest import ManifestError, Shard, StageManifest, add_digests
+from dsd.data.atomic import delete_file
+from dsd.data.manifest import Shard, StageManifest, add_digests
 from dsd.data.rows import Row
+from dsd.data.shards import entry, highest_number, parquet, part_number, put
 from dsd.data.table import Table
-from dsd.data.writer import TableWriter, parquet, part_number, shard_of
+from dsd.data.writer import TableWriter
 
 if TYPE_CHECKING:
     from dsd.data.store import Run
@@ -107,7 +104,8 @@ def _compact(
     for group in plan(manifest.shards, shard_rows, shard_bytes):
         if len(group) > 1:
             number += 1
-            merged = _merged(table, manifest, group, f"part-{number:05d}.parquet")
+            merged = _merged(table, manifest, group, number)
+            number = part_number(merged.file)
             old = {shard.file for shard in group}
             shards: list[Shard] = []
             for shard in manifest.shards:
@@ -118,12 +116,12 @@ def _compact(
             manifest = replace(manifest, shards=tuple(shards))
             manifest.save(table.folder)
             for shard in group:
-                (table.folder / shard.file).unlink(missing_ok=True)
+                delete_file(table.folder / shard.file)
         advance(len(group))
     return manifest
 
 
-def _merged(table: Table[Any], manifest: StageManifest, group: Sequence[Shard], name: str) -> Shard:
+def _merged(table: Table[Any], manifest: StageManifest, group: Sequence[Shard], number: int) -> Shard:
     """The rows of some shards as one, which is not listed yet."""
     ids: list[str] = []
 
@@ -132,21 +130,7 @@ def _merged(table: Table[Any], manifest: StageManifest, group: Sequence[Shard], 
             ids.append(row[table.kind.id_column])
             yield row
 
-    path = table.folder / name
-    replace_file(path, parquet(table.kind, {"stage": table.kind.stage, "spec": manifest.spec}, rows()))
-    try:
-        written = pq.read_table(path, columns=[table.kind.id_column], page_checksum_verification=True)
-        merged = shard_of(path, written[table.kind.id_column].to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{path} cannot be read back: {str(error).splitlines()[0]}") from error
-    assert written[table.kind.id_column].to_pylist() == ids, "merging changed the order of rows"
+    data = parquet(table.kind, {"stage": table.kind.stage, "spec": manifest.spec}, rows())
+    merged = entry(table.folder, put(table.folder, number, data), ids, data)
     assert merged.ids == add_digests(shard.ids for shard in group), "merging changed rows"
     return merged
-
-
-def highest_number(folder: Path) -> int:
-    """The highest number of a shard in a folder, listed or not, under its own name or set aside; -1 if there
-    is none.
-    """
-    names = (path.name.partition(".parquet")[0] + ".parquet" for path in folder.glob("part-*.parquet*"))
-    return max(map(part_number, names), default=-1)

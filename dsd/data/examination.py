@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 from dsd.data.manifest import ManifestError, Shard, ids_digest
 from dsd.data.rows import Row
+from dsd.data.shards import open_shard
+from dsd.data.storage import StorageError
 from dsd.data.table import Table, footer_digest
 from dsd.types import Grid, GridPrompt, Pair
 
@@ -59,9 +61,11 @@ def salvage(table: Table[Any], shard: Shard) -> list[Examined]:
     paths = [table.folder / shard.file, table.folder / f"{shard.file}.damaged"]
     try:
         path = next(path for path in paths if path.exists())
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        file = open_shard(path.read_bytes())
         proven = bool(shard.footer) and footer_digest(path) == shard.footer
         return [one for group in range(file.num_row_groups) for one in _salvaged(table, file, group, proven)]
+    except StorageError:
+        raise
     except (StopIteration, pa.ArrowException, OSError, ValueError):
         return []
 

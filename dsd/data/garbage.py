@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dsd.data.atomic import explained, lock
+from dsd.data.atomic import delete_file, explained, lock
 from dsd.data.manifest import STAGE_MANIFEST
+from dsd.data.shards import open_shard, part_number, stamp_of
+from dsd.data.storage import Location, RemotePath, StorageError
 from dsd.data.table import Table
-from dsd.data.writer import part_number, stamp_of
 
 if TYPE_CHECKING:
     from dsd.data.store import Run
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _DISCARDED = re.compile(r"\..+\.discarded-\d+-\d+")
 _ASIDE = re.compile(r"(part-\d+\.parquet)\.(damaged|unlisted)")
-_OURS = re.compile(r"answers\.sqlite(-\w+)?|manifest\.json|\.lock|" + re.escape(STAGE_MANIFEST))
+_OURS = re.compile(
+    r"\.discarded|\.lock\..+|answers\.sqlite(-\w+)?|manifest\.json|\.lock|" + re.escape(STAGE_MANIFEST)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +85,11 @@ def collect(run: "Run", *, dry_run: bool = False) -> Garbage:
         found = _sorted(run, dry_run)
         for orphan in found.removed:
             path = run.path / orphan.path
-            with explained(path):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            if isinstance(path, Path):
+                with explained(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            else:
+                delete_file(path)
         return found
 
 
@@ -102,73 +104,81 @@ def _sorted(run: "Run", dry_run: bool) -> Garbage:
 
 def _orphans(run: "Run") -> Iterator[Orphan]:
     """Everything in the run's folder but what is listed or known to be needed. Links are not followed."""
-    stages = {run.table(stage).folder: run.table(stage) for stage in run.stages()}
-    for root, folders, files in os.walk(run.path):
-        here = Path(root)
-        for name in [*folders]:
-            path = here / name
-            if path.is_symlink():
-                folders.remove(name)
-                yield _orphan(run, path, "a link, which is left alone", removable=False)
-            elif _DISCARDED.fullmatch(name):
-                folders.remove(name)
-                yield _orphan(run, path, "rows that were discarded, left by a killed process")
-        table = stages.get(here)
-        known = _Known(table)
-        listed = set() if table is None else {shard.file for shard in table.manifest.shards}
-        for name in files:
-            path = here / name
-            if name in listed or (_OURS.fullmatch(name) and not path.is_symlink()):
-                continue
-            what, removable = _judged(table, known, path)
-            yield _orphan(run, path, what, removable=removable)
+    tables = {run.table(stage).folder: run.table(stage) for stage in run.stages()}
+    known = {folder: _Known(table) for folder, table in tables.items()}
+    for path in _entries(run.path):
+        folder = path.parent
+        if _OURS.fullmatch(path.name) and not _is_link(path):
+            continue
+        if folder not in known or path.name not in known[folder].files:
+            what, removable = _judged(known.get(folder), path)
+            yield Orphan(
+                path=path.relative_to(run.path).as_posix(), bytes=_size(path), what=what, removable=removable
+            )
+
+
+def _entries(folder: Location) -> Iterator[Location]:
+    """The files in a folder; links, and folders that are to be removed, as one each."""
+    if isinstance(folder, RemotePath):
+        yield from folder.rglob("*")
+        return
+    for root, folders, files in os.walk(folder):
+        alone = [name for name in folders if _DISCARDED.fullmatch(name) or (Path(root) / name).is_symlink()]
+        folders[:] = [name for name in folders if name not in alone]
+        yield from (Path(root) / name for name in (*alone, *files))
 
 
 class _Known:
-    """The ids that a table lists, read when they are first asked for."""
+    """What a table lists; ids are read when they are first asked for."""
 
-    def __init__(self, table: Table[Any] | None) -> None:
-        self._table = table
+    def __init__(self, table: Table[Any]) -> None:
+        self.table = table
+        self.files = {shard.file for shard in table.manifest.shards}
 
     @cached_property
     def ids(self) -> set[str]:
-        return set() if self._table is None else set(self._table.ids())
+        return set(self.table.ids())
 
 
-def _judged(table: Table[Any] | None, known: _Known, path: Path) -> tuple[str, bool]:
+def _judged(known: _Known | None, path: Location) -> tuple[str, bool]:
     """What a file is that no manifest lists, and whether it can go."""
-    if path.is_symlink():
+    if _is_link(path):
         return "a link, which is left alone", False
     if _TEMPORARY.fullmatch(path.name):
         return "a temporary file, left by a killed process", True
+    if _DISCARDED.fullmatch(path.name):
+        return "rows that were discarded, left by a killed process", True
     aside = _ASIDE.fullmatch(path.name)
-    if table is None or (aside is None and part_number(path.name) < 0):
+    if known is None or (aside is None and part_number(path.name) < 0):
         return "not written by dsd, as far as it knows", False
     if aside is not None and aside[2] == "damaged":
         return "a damaged shard, set aside when it was mended", True
-    stamp = stamp_of(path)
-    if stamp is None or stamp.get("stage") != table.kind.stage:
+    try:
+        file = open_shard(path.read_bytes())
+        name = known.table.kind.id_column
+        stamp, ids = stamp_of(file) or {}, set(file.read(columns=[name])[name].to_pylist())
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return "a file that cannot be read, not known to be a shard of this stage", False
+    if stamp.get("stage") != known.table.kind.stage:
         return "not known to be a shard of this stage", False
-    if _ids(table, path) <= known.ids:
+    if ids <= known.ids:
         return "a shard whose rows all stand in other ones", True
-    if aside is not None and stamp.get("spec") != table.manifest.spec:
+    if aside is not None and stamp.get("spec") != known.table.manifest.spec:
         return "a shard of rows of another spec, which was set aside", True
     if aside is not None:
         return "a shard that was set aside, with rows that stand nowhere else", False
     return "a shard that is not listed yet: the next call of its stage lists it or sets it aside", False
 
 
-def _ids(table: Table[Any], path: Path) -> set[str]:
-    """The ids of a shard's rows; the empty one too if they cannot be read, which stands in no table."""
-    name = table.kind.id_column
-    try:
-        found = pq.read_table(path, columns=[name], page_checksum_verification=True)
-        return set(found[name].to_pylist())
-    except (pa.ArrowException, OSError, KeyError):
-        return {""}
+def _is_link(path: Location) -> bool:
+    return isinstance(path, Path) and path.is_symlink()
 
 
-def _orphan(run: "Run", path: Path, what: str, *, removable: bool = True) -> Orphan:
+def _size(path: Location) -> int:
+    """In bytes; of a folder with all that is in it."""
+    if isinstance(path, RemotePath):
+        return path.size()
     inside = [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
-    size = sum(file.lstat().st_size for file in inside if not file.is_dir() or file.is_symlink())
-    return Orphan(path=path.relative_to(run.path).as_posix(), bytes=size, what=what, removable=removable)
+    return sum(file.lstat().st_size for file in inside if not file.is_dir() or file.is_symlink())

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from dsd import __version__
 from dsd.data.atomic import replace_file
+from dsd.data.storage import Location
 from dsd.data.trust import check_manifest
 
 FORMAT = 2
@@ -138,7 +138,7 @@ class StageManifest:
         told = {"rows": self.rows, "ids": self.ids, "shards": len(self.shards)}
         return {**asdict(replace(self, shards=())), **told}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Location) -> None:
         """Write it into the stage's folder, in one step and without secrets."""
         content = {"format": FORMAT, **without_secrets(asdict(self))}
         shards = ",\n  ".join(json.dumps(shard) for shard in content.pop("shards"))
@@ -146,7 +146,7 @@ class StageManifest:
         replace_file(folder / STAGE_MANIFEST, f'{head},\n "shards": [\n  {shards}\n ]\n}}\n'.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "StageManifest":
+    def load(cls, folder: Location) -> "StageManifest":
         """Read the manifest of the stage in `folder`.
 
         Raises:
@@ -175,7 +175,7 @@ class StageManifest:
         )
 
 
-def written_format(folder: Path) -> int:
+def written_format(folder: Location) -> int:
     """The format that the manifest in `folder` has on disk.
 
     Raises:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dsd.data.manifest import FORMAT, Shard, written_format
-from dsd.data.table import footer_digest
+from dsd.data.table import footer_of
 
 if TYPE_CHECKING:
     from dsd.data.store import Run
@@ -49,7 +49,8 @@ def migrate(run: "Run") -> list[Migrated]:
                         return shard
                     for _ in table.rows_of(shard):  # noqa: B023 - called at once; compares the whole file
                         break
-                    return replace(shard, footer=footer_digest(table.folder / shard.file))  # noqa: B023
+                    data = (table.folder / shard.file).read_bytes()  # noqa: B023
+                    return replace(shard, footer=footer_of(memoryview(data)))
 
                 replace(manifest, shards=tuple(map(upgraded, manifest.shards))).save(table.folder)
             done.append(Migrated(stage=stage, format=found, shards=len(old)))

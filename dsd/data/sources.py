@@ -15,6 +15,7 @@ from dsd.data.encode import to_uint8
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import Encoding, caption_id
 from dsd.data.policy import Policy
+from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
 from dsd.types import Pair
 
@@ -177,7 +178,7 @@ def open_source(
     Raises:
         FileNotFoundError: if it is no folder or file, and no data set of the Hub is meant.
     """
-    if isinstance(source, str | Path) and _is_run(Path(source).expanduser()):
+    if isinstance(source, str | Path | RemotePath) and _is_run(location(source)):
         source = Run(source)
     if isinstance(source, Run):
         if columns is not None:
@@ -295,7 +296,7 @@ def _shapes(encoding: Encoding) -> Hashable:
     return tuple(sorted((name, tuple(x.shape)) for name, x in encoding.tensors.items()))
 
 
-def _is_run(path: Path) -> bool:
+def _is_run(path: Location) -> bool:
     return path.is_dir() and any(
         (path / name).exists() for name in ("manifest.json", "prompts", "grids", "pairs")
     )

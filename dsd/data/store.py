@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
+from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
 from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Captioned, Failure, Judged, captions, failures, verdicts
+from dsd.data.storage import Location, RemotePath, location, move, named
 from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
 
@@ -39,17 +41,17 @@ class Run:
     Reading needs no lock and may go on while a stage runs.
 
     Args:
-        path: the folder, there or not.
+        path: the folder, there or not; or the URL of one in an object store, such as "s3://bucket/runs/x".
 
     Attributes:
-        path: the folder.
+        path: the folder; a `RemotePath` for a URL.
         prompts: what the teacher is asked to draw.
         grids: what it drew.
         pairs: references and targets cut from them, kept and dropped ones.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | PathLike[str] | Location) -> None:
+        self.path: Location = location(path)
         self.prompts: Table[GridPrompt] = Table(self.path / "prompts", PROMPTS)
         self.grids: Table[Grid] = Table(self.path / "grids", GRIDS)
         self.pairs: Table[Pair] = Table(self.path / "pairs", PAIRS)
@@ -59,7 +61,12 @@ class Run:
 
     @property
     def answers(self) -> Path:
-        """The file in which the answers of paid models are kept, so that none is asked for twice."""
+        """The file in which the answers of paid models are kept, so that none is asked for twice.
+
+        Of a run in a store it is on this machine, in the cache's folder.
+        """
+        if isinstance(self.path, RemotePath):
+            return answers_file(self.path)
         return self.path / "answers.sqlite"
 
     def verdicts(self, name: str) -> Table[Judged]:
@@ -103,10 +110,20 @@ class Run:
     def stages(self) -> list[str]:
         """The names of the stages that have been begun, in the order of the flow."""
         order = ["prompts", "grids", "pairs", "verdicts", "captions", "encoded", "failed"]
-        found = [path.parent.relative_to(self.path).as_posix() for path in self.path.rglob(STAGE_MANIFEST)]
+        found = {name.rpartition("/")[0] for name in named(self.path, STAGE_MANIFEST)}
+        if isinstance(self.path, RemotePath):
+            found |= self._recorded(self.path)
         # Hidden folders are what a process left that was killed while it discarded rows.
         known = [stage for stage in found if stage.partition("/")[0] in order and "/." not in stage]
         return sorted(known, key=lambda stage: (order.index(stage.partition("/")[0]), stage))
+
+    def _recorded(self, path: RemotePath) -> set[str]:
+        """Stages that there are though the store may not list them yet."""
+        try:
+            known = {*json.loads((path / RUN_MANIFEST).read_bytes())["stages"]}
+        except FileNotFoundError:
+            known = set()
+        return {stage for stage in {"prompts", "grids", "pairs"} | known if self.table(stage).exists}
 
     def manifest(self) -> dict[str, Any]:
         """What every stage says of itself: spec, versions, counts, and the state of what it was made from."""
@@ -342,7 +359,7 @@ class Run:
             for shard in bad:
                 path = table.folder / shard.file
                 if path.exists():
-                    path.rename(path.with_name(path.name + ".damaged"))
+                    move(path, path.name + ".damaged")
             if bad:
                 replace(table.manifest, shards=kept, complete=False).save(table.folder)
                 self.save_manifest()

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dsd.data import cache
 from dsd.data.atomic import sha256_of
 from dsd.data.manifest import (
     STAGE_MANIFEST,
@@ -21,33 +24,38 @@ from dsd.data.manifest import (
     StageManifest,
     ids_digest,
 )
+from dsd.data.remote import RemoteParquet, check_stored
 from dsd.data.rows import Row, TableKind
+from dsd.data.storage import Location, RemotePath, StorageError
 from dsd.parquet import check_claims
 
 R = TypeVar("R")
-_FileState = tuple[int, int, int]  # inode, size, time of change
+_FileState = tuple[int, int, int] | str  # inode, size, time of change; in a store, the version of the file
 
 _MAX_FILES = 32
+_MANIFEST_S = 2.0  # how old a manifest of a store may be when rows are read singly
 _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 
 
 class Table(Generic[R]):
     """The rows of one stage, as far as they are listed in its manifest.
 
-    It reads what is on disk when it is asked; a table that another process adds to gets longer.
+    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store, whole
+    shards are read through the local cache, and single columns by ranges.
 
     Args:
-        folder: where the shards are.
+        folder: where the shards are, here or in a store.
         kind: what the rows look like.
     """
 
-    def __init__(self, folder: Path, kind: TableKind[R]) -> None:
+    def __init__(self, folder: Location, kind: TableKind[R]) -> None:
         self.folder = folder
         self.kind = kind
         self._loaded: tuple[_FileState, StageManifest] | None = None
         self._checked: set[_FileState] = set()
         self._places: dict[str, tuple[int, int, int]] = {}
         self._placed: tuple[Shard, ...] = ()
+        self._loaded_at = 0.0
         self._groups: OrderedDict[tuple[_FileState, int], pa.Table] = OrderedDict()
         self._files: OrderedDict[_FileState, pq.ParquetFile] = OrderedDict()
         self._forget()
@@ -80,6 +88,7 @@ class Table(Generic[R]):
             ) from error
         if self._loaded is None or self._loaded[0] != state:
             self._loaded = (state, StageManifest.load(self.folder))
+        self._loaded_at = time.monotonic()
         return self._loaded[1]
 
     def __len__(self) -> int:
@@ -90,7 +99,7 @@ class Table(Generic[R]):
             yield record
 
     def __contains__(self, row_id: object) -> bool:
-        return row_id in self._index()
+        return self._place(row_id) is not None
 
     def __getitem__(self, row_id: str) -> R:
         """The record of that id.
@@ -99,7 +108,14 @@ class Table(Generic[R]):
             LookupError: if there is none.
             ManifestError: if its shard is damaged.
         """
-        place = self._index().get(row_id)
+        try:
+            return self._found(row_id)
+        except ChangedError:  # compacted since the places of rows were read
+            self._places, self._placed = {}, ()
+            return self._found(row_id)
+
+    def _found(self, row_id: str) -> R:
+        place = self._place(row_id)
         if place is None:
             raise LookupError(f"{self.folder} has no row {row_id!r} among its {len(self)} rows.")
         number, group, offset = place
@@ -174,7 +190,11 @@ class Table(Generic[R]):
         """What is wrong with a shard; None if it is as it was written."""
         self._checked.clear()
         try:
-            self._check_content(shard)
+            if isinstance(self.folder, RemotePath):
+                with self._read_errors(shard):
+                    check_stored(self.folder / shard.file, shard.sha256, shard.bytes)
+            else:
+                self._check_content(shard)
         except ManifestError as error:
             return str(error)
         return None
@@ -216,33 +236,43 @@ class Table(Generic[R]):
         """
         if self._pid != os.getpid():  # forked: what the parent has open is the parent's
             self._forget()
-        path = self.folder / shard.file
-        try:
-            state = _state(path)
+        path: Location = self.folder / shard.file
+        with self._read_errors(shard):
+            if isinstance(path, RemotePath):
+                path = cache.find(shard.sha256) or path
+            state = f"{path} {shard.sha256}" if isinstance(path, RemotePath) else _state(path)
             if state in self._files:
                 self._files.move_to_end(state)
                 return state, self._files[state]
-            if state[1] != shard.bytes:
-                raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
-            if shard.footer:
-                if footer_digest(path) != shard.footer:
+            if isinstance(path, RemotePath):
+                file = RemoteParquet(path, shard.bytes, shard.footer)
+            else:
+                if state[1] != shard.bytes:
+                    raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
+                if shard.footer and footer_digest(path) != shard.footer:
                     raise self._damaged(shard, "its footer is not the recorded one")
-            elif (
-                state not in self._checked
-            ):  # of the first format: nothing less than the whole file proves it
-                if sha256_of(path) != shard.sha256:
-                    raise self._damaged(shard, "its SHA-256 is not the recorded one")
-                self._checked.add(state)
-            file = pq.ParquetFile(path, page_checksum_verification=True)
-            check_claims(file.metadata, state[1])
-        except FileNotFoundError as error:
-            raise self._damaged(shard, "it is missing") from error
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self._damaged(shard, str(error).splitlines()[0]) from error
+                if not shard.footer and state not in self._checked:  # of the first format
+                    if sha256_of(path) != shard.sha256:
+                        raise self._damaged(shard, "its SHA-256 is not the recorded one")
+                    self._checked.add(state)
+                file = pq.ParquetFile(path, page_checksum_verification=True)
+            check_claims(file.metadata, shard.bytes)
         while len(self._files) >= _MAX_FILES:
             self._files.popitem(last=False)
         self._files[state] = file
         return state, file
+
+    @contextmanager
+    def _read_errors(self, shard: Shard) -> Iterator[None]:
+        """What is wrong with the file is told as damage; a store that cannot be reached is not."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise self._damaged(shard, "it is missing") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(shard, str(error).splitlines()[0]) from error
 
     def _forget(self) -> None:
         self._groups, self._files, self._pid = OrderedDict(), OrderedDict(), os.getpid()
@@ -252,10 +282,8 @@ class Table(Generic[R]):
         self, shard: Shard, file: pq.ParquetFile, group: int | None, columns: list[str] | None = None
     ) -> pa.Table:
         groups = range(file.num_row_groups) if group is None else [group]
-        try:
+        with self._read_errors(shard):
             found = file.read_row_groups(groups, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(shard, str(error).splitlines()[0]) from error
         return self._completed(found, file, columns)
 
     def _completed(self, found: pa.Table, file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
@@ -268,6 +296,8 @@ class Table(Generic[R]):
         return found
 
     def _row_group(self, shard: Shard, group: int) -> pa.Table:
+        if isinstance(self.folder, RemotePath) and self._fits_cache():
+            self._check_content(shard)
         state, file = self._open(shard)
         key = (state, group)
         if key not in self._groups:
@@ -278,8 +308,11 @@ class Table(Generic[R]):
         self._groups.move_to_end(key)
         return self._groups[key]
 
-    def _index(self) -> dict[str, tuple[int, int, int]]:
-        """Where each id stands: the shard's number, the row group's, and the row's within it."""
+    def _place(self, row_id: object) -> tuple[int, int, int] | None:
+        """Where an id stands: the shard's number, the row group's, and the row's within it."""
+        recent = isinstance(self.folder, RemotePath) and time.monotonic() - self._loaded_at < _MANIFEST_S
+        if recent and row_id in self._places and isinstance(row_id, str):
+            return self._places[row_id]
         shards = self.manifest.shards
         if shards != self._placed:
             self._places = {}
@@ -290,13 +323,23 @@ class Table(Generic[R]):
                     for offset in range(file.metadata.row_group(group).num_rows):
                         self._places[next(ids)] = (number, group, offset)
             self._placed = shards
-        return self._places
+        return self._places.get(row_id) if isinstance(row_id, str) else None
+
+    def _fits_cache(self) -> bool:
+        return sum(shard.bytes for shard in self._placed) <= cache.limit_bytes() / 2
 
     def _check_content(self, shard: Shard) -> None:
-        """Compare the whole file with its hash, once as long as it stays what it is."""
+        """Compare the whole file with its hash, once as long as it stays what it is; of a store, the cached one."""
+        path: Location = self.folder / shard.file
+        with self._read_errors(shard):
+            if isinstance(path, RemotePath):
+                path = cache.fetch(path, shard.sha256, shard.bytes)
+                if _state(path) not in self._checked and sha256_of(path) != shard.sha256:
+                    cache.drop(shard.sha256)
+                    path = cache.fetch(self.folder / shard.file, shard.sha256, shard.bytes)
         state, _ = self._open(shard)
         if state not in self._checked:
-            if sha256_of(self.folder / shard.file) != shard.sha256:
+            if sha256_of(path) != shard.sha256:
                 raise self._damaged(shard, "its SHA-256 is not the recorded one")
             self._checked.add(state)
 
@@ -315,7 +358,9 @@ class Table(Generic[R]):
         )
 
 
-def _state(path: Path) -> _FileState:
+def _state(path: Location) -> _FileState:
+    if isinstance(path, RemotePath):
+        return path.version()
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -328,3 +373,9 @@ def footer_digest(path: Path) -> str:
         length = int.from_bytes(file.read(8)[:4], "little") + 8
         file.seek(max(0, size - length))
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def footer_of(data: memoryview) -> str:
+    """`footer_digest` of a file's content."""
+    length = int.from_bytes(data[-8:-4], "little") + 8
+    return hashlib.sha256(data[max(0, len(data) - length) :]).hexdigest()

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsd.data.atomic import replace_file
-from dsd.data.compaction import highest_number
 from dsd.data.examination import Examined, examine, salvage, whole_groups
 from dsd.data.manifest import ManifestError, Shard, StageManifest
+from dsd.data.shards import entry, highest_number, parquet, put
+from dsd.data.storage import move
 from dsd.data.table import Table
-from dsd.data.writer import parquet, shard_of
 
 if TYPE_CHECKING:
     from dsd.data.store import Run
@@ -270,12 +269,12 @@ def _replaced(
     if kept:
         values = table.rows_of(shard) if seen.intact else (one.row or {} for one in seen.rows)
         rows = [row for i, row in enumerate(values) if i in kept]
-        path = table.folder / f"part-{highest_number(table.folder) + 1:05d}.parquet"
-        replace_file(path, parquet(table.kind, {"stage": manifest.stage, "spec": manifest.spec}, rows))
-        new = [shard_of(path, [row[table.kind.id_column] for row in rows])]
+        data = parquet(table.kind, {"stage": manifest.stage, "spec": manifest.spec}, rows)
+        name = put(table.folder, highest_number(table.folder) + 1, data)
+        new = [entry(table.folder, name, [row[table.kind.id_column] for row in rows], data)]
     old = table.folder / shard.file
     if old.exists():
-        old.rename(old.with_name(f"{shard.file}.damaged"))
+        move(old, f"{shard.file}.damaged")
     place = manifest.shards.index(shard)
     shards = (*manifest.shards[:place], *new, *manifest.shards[place + 1 :])
     manifest = replace(manifest, shards=shards, complete=False)
