@@ -12,7 +12,7 @@ from dsd.data.manifest import ManifestError, Shard, ids_digest
 from dsd.data.rows import Row
 from dsd.data.shards import open_shard
 from dsd.data.storage import StorageError
-from dsd.data.table import Table, footer_digest
+from dsd.data.table import Table, footer_of
 from dsd.types import Grid, GridPrompt, Pair
 
 _HASHED = (GridPrompt, Grid, Pair)
@@ -61,8 +61,9 @@ def salvage(table: Table[Any], shard: Shard) -> list[Examined]:
     paths = [table.folder / shard.file, table.folder / f"{shard.file}.damaged"]
     try:
         path = next(path for path in paths if path.exists())
-        file = open_shard(path.read_bytes())
-        proven = bool(shard.footer) and footer_digest(path) == shard.footer
+        data = path.read_bytes()
+        file = open_shard(data)
+        proven = bool(shard.footer) and footer_of(memoryview(data)) == shard.footer
         return [one for group in range(file.num_row_groups) for one in _salvaged(table, file, group, proven)]
     except StorageError:
         raise

@@ -112,9 +112,8 @@ def _orphans(run: "Run") -> Iterator[Orphan]:
             continue
         if folder not in known or path.name not in known[folder].files:
             what, removable = _judged(known.get(folder), path)
-            yield Orphan(
-                path=path.relative_to(run.path).as_posix(), bytes=_size(path), what=what, removable=removable
-            )
+            name = str(path)[len(str(run.path)) + 1 :]
+            yield Orphan(path=name, bytes=_size(path), what=what, removable=removable)
 
 
 def _entries(folder: Location) -> Iterator[Location]:

@@ -218,7 +218,8 @@ class _Other:
 
     def __init__(self, column: str, table: Table[Any], refilled: bool) -> None:
         self._column, self._stage = column, table.kind.stage
-        ids, settled = [], table.manifest.complete and not refilled
+        ids: list[str | None] = []
+        settled = table.manifest.complete and not refilled
         for shard in table.manifest.shards:
             try:
                 ids += table.ids_of(shard)
