@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        the exit status: 0, 130 when interrupted, or 2 for what the user can mend, with one line on stderr
+        the exit status: 0, 1 where a command says that it found something wrong, 130 when interrupted, or 2 for what the user can mend, with one line on stderr
         that says how.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -71,7 +71,7 @@ def _run(given: list[str], command: str, options: Mapping[str, tuple[str, Groups
     result = getattr(importlib.import_module(module), name)(**values)
     if said := chosen.say(result):
         sys.stdout.write(f"{said}\n")
-    return 0
+    return chosen.status(result)
 
 
 def _parser(options: Mapping[str, tuple[str, Groups]]) -> ArgumentParser:

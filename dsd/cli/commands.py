@@ -17,12 +17,14 @@ class Command:
             takes them.
         positional: which of its options are words without `--`.
         say: what to tell the user of the function's result.
+        status: the exit status, of the function's result.
     """
 
     target: str
     nested: Mapping[str, str] = field(default_factory=dict)
     positional: Sequence[str] = ()
     say: Callable[[Any], str] = str
+    status: Callable[[Any], int] = lambda result: 0
 
     def options(self) -> tuple[str, dict[str, list[Option]]]:
         """What it does, and its options by prefix; those of the function itself have the prefix ""."""
@@ -48,6 +50,13 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(target="dsd.cli.evaluate:evaluate"),
     "export": Command(target="dsd.publish:export", positional=("student", "out")),
     "convert": Command(target="dsd.convert:convert", positional=("src", "dst")),
+    "import-pairs": Command(target="dsd.exchange:import_pairs", positional=("source", "run")),
+    "export-pairs": Command(target="dsd.exchange:export_pairs", positional=("run", "out")),
+    "card": Command(target="dsd.exchange:write_card", positional=("run",)),
+    "verify": Command(target="dsd.cli.upkeep:verify", positional=("run",), status=lambda told: told.status),
+    "compact": Command(target="dsd.cli.upkeep:compact", positional=("run",)),
+    "gc": Command(target="dsd.cli.upkeep:gc", positional=("run",)),
+    "migrate": Command(target="dsd.cli.upkeep:migrate", positional=("run",)),
     "label": Command(target="dsd.cli.label:label", positional=("run",)),
     "study": Command(target="dsd.cli.study:study", positional=("question",)),
     "report": Command(target="dsd.evaluation.report:report_run"),
