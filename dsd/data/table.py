@@ -200,7 +200,7 @@ class Table(Generic[R]):
             if footer_digest(path) != shard.footer:
                 raise self._damaged(shard, "its footer is not the recorded one")
             file = pq.ParquetFile(path, page_checksum_verification=True)
-            check_claims(file.metadata, state[1])
+            check_claims(file.metadata)
         except FileNotFoundError as error:
             raise self._damaged(shard, "it is missing") from error
         except (pa.ArrowException, OSError, ValueError) as error:
