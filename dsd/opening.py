@@ -1,4 +1,4 @@
-"""The one door through which files and bytes from outside become pictures: bounded before they are decoded."""
+"""The one door through which files and bytes from outside become pictures: bounded before it decodes them."""
 
 import os
 from collections.abc import Iterator
@@ -51,8 +51,8 @@ def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
         FileNotFoundError, ValueError: as `open_image`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path}.")
+    if not is_file(path):
+        raise FileNotFoundError(f"There is no picture {str(path)[:1000]}.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")
     with _opened(path, str(path), max_pixels) as image:
@@ -90,8 +90,8 @@ def check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
     """
     if image.width * image.height > max_pixels:
         raise ValueError(
-            f"it is {image.width} x {image.height} px, and at most {max_pixels:,} pixels are decoded. Make it "
-            "smaller."
+            f"it is {image.width} x {image.height} px, and at most {max_pixels:,} pixels are decoded. Make "
+            "it smaller."
         )
 
 
@@ -103,6 +103,14 @@ def is_inside(folder: str | Path, name: str) -> bool:
     try:
         return os.path.commonpath([root, os.path.abspath(os.path.join(root, name))]) == root
     except ValueError:  # another drive
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name, also if it can be no file's name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
         return False
 
 

@@ -288,7 +288,11 @@ def _reference(cls: type) -> str:
 def _load(reference: str) -> Any:
     """The object that "module:Class" names."""
     module, _, qualname = reference.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *qualname.split("."))):
+        raise LookupError(f"{reference!r} names no class. Write package.module:Class.")
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
+        if not hasattr(found, part):
+            raise LookupError(f"There is no {qualname!r} in the module {module!r}.")
         found = getattr(found, part)
     return found

@@ -59,7 +59,7 @@ def tiff_bomb(side=60_000):
 
 BOMBS = {"png": png_bomb, "webp": webp_bomb, "jpg": jpeg_bomb, "bmp": bmp_bomb, "tiff": tiff_bomb}
 
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(/tmp/owned) (w) file closefile\n%%EOF\n"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(x) (w) file closefile\n%%EOF\n"
 """A program that Pillow would hand to Ghostscript."""
 
 

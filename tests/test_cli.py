@@ -446,7 +446,7 @@ def test_sample_shows_prompts_seeds_and_guidance_on_one_sheet(trained, tmp_path)
 
 
 def test_a_contact_sheet_refuses_rows_that_do_not_fit():
-    from dsd.cli.contact import contact_sheet
+    from dsd.contact import contact_sheet
 
     picture = Image.new("RGB", (8, 8))
     with pytest.raises(ValueError, match="each of 2 columns; got 1 rows"):
@@ -456,7 +456,7 @@ def test_a_contact_sheet_refuses_rows_that_do_not_fit():
 def test_each_row_of_a_contact_sheet_has_its_own_words():
     from PIL import Image, ImageChops
 
-    from dsd.cli.contact import contact_sheet
+    from dsd.contact import contact_sheet
 
     picture = Image.new("RGB", (96, 96), "red")
     alike, other = (
@@ -471,7 +471,7 @@ def test_each_row_of_a_contact_sheet_has_its_own_words():
 def test_words_on_a_contact_sheet_keep_their_width():
     from PIL import ImageFont
 
-    from dsd.cli.contact import shortened, wrapped
+    from dsd.contact import shortened, wrapped
 
     font = ImageFont.load_default(13)
     lines = wrapped("a creature with horns sits on an extraordinarilylongwordthatneverends beach", font, 90)

@@ -79,3 +79,46 @@ def test_stopped_at_every_step_of_writing(tmp_path):
     assert found == content(whole)
     assert len(found["grids"]) == kill_me.FEW - 1
     assert not leftovers(path)
+
+
+def every_row(path):
+    """All rows of all stages, by id: how they are cut into shards is no part of what a run holds."""
+    run = dsd.Run(path)
+    assert run.verify() == []
+    found = {}
+    for stage in run.stages():
+        content, name = rows(run, stage), run.table(stage).kind.id_column
+        found[stage] = {row[name]: row for row in content}
+        assert len(found[stage]) == len(content), f"{stage} has doubled rows"
+    return found
+
+
+@pytest.mark.parametrize(("count", "seed"), [(12, 0), pytest.param(50, 1, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_of_all_stages(tmp_path, count, seed):
+    """Prompts, grids, pairs, captions, verdicts and encodings; every row that could not be made says why."""
+    done = subprocess.run(
+        [*PROGRAM, tmp_path / "runs", str(count), str(seed)], check=True, capture_output=True, text=True
+    )
+    rounds, *fell = done.stdout.split()
+    moments = {stage: int(number) for stage, number in (x.split("=") for x in fell)}
+    assert sum(moments.values()) == count
+    assert len(moments) >= (6 if count > 40 else 4), moments
+    print(moments, "in", rounds, "runs")
+    whole = every_row(tmp_path / "runs" / "whole")
+    for number in range(int(rounds)):
+        path = tmp_path / "runs" / f"run-{number}"
+        found = every_row(path)
+        assert found.keys() == whole.keys()
+        for stage in whole:
+            assert found[stage] == whole[stage], stage
+        assert not leftovers(path)
+        assert dsd.Run(path).manifest()["stages"].keys() == whole.keys()
+    pairs = whole["pairs"].keys()
+    assert len(pairs) == 12 * (kill_me.COUNT - len(kill_me.FAULTS))
+    failed = whole["failed/captions/echo"]
+    assert whole["captions/echo"].keys() | failed.keys() == pairs
+    assert not whole["captions/echo"].keys() & failed.keys()
+    assert all("nothing to say of" in row["reason"] for row in failed.values())
+    assert len(whole["failed/grids"]) == len(kill_me.FAULTS)
+    assert whole["verdicts/parity"].keys() == pairs
+    assert next(rows for stage, rows in whole.items() if stage.endswith("token_concat/pairs")).keys() == pairs

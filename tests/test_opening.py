@@ -19,8 +19,8 @@ from dsd import opening, pixels, teachers
 from dsd.data.cells import picture_of
 from dsd.data.rows import Failure, decode_image, encode_image
 from dsd.data.sources import open_source
-from dsd.enhance import _opened as opened_to_enhance
 from dsd.engines.checks import checked_grid
+from dsd.enhance import _opened as opened_to_enhance
 from dsd.evaluation.benchmarks.pictures import open_picture as of_a_benchmark
 from dsd.evaluation.rows import load_rows
 from dsd.studies.reading import open_picture as of_a_table
@@ -109,7 +109,7 @@ def test_a_refused_bomb_takes_no_memory(tmp_path, kind):
 
 
 def test_pictures_are_opened_at_one_door():
-    """Another `Image.open` would have no bounds; the scripts that train the small world read their own files."""
+    """Another `Image.open` would have no bounds; what trains the small world reads its own files."""
     files = [path for path in ROOT.rglob("*.py") if "train" not in path.parts]
     calls = re.compile(r"(?<!PIL\.)\bImage\.open\(|\bcv2\.|\bimageio\b|\bdecode_(jpeg|png|image)\(b")
     assert {path.name for path in files if calls.search(path.read_text())} == {"opening.py"}
@@ -125,12 +125,14 @@ def test_what_cannot_be_read_back_is_not_stored():
     assert found.reason.startswith("ValueError: it is 8000 x 8000 px")
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "a/../../secret.png", "~/../secret.png/.."])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/hostname", "a/../../secret.png", "~/../secret.png/.."]
+)
 def test_an_index_names_no_picture_outside_its_folder(tmp_path, name):
     (tmp_path / "grids").mkdir()
     (tmp_path / "secret.png").write_bytes(encoded("PNG"))
     (tmp_path / "grids" / "metadata.jsonl").write_text(json.dumps({"image": name, "text": "a"}))
-    with pytest.raises((ValueError, FileNotFoundError), match="leads out of|does not exist"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"leads out of|does not exist"):
         teachers.create({"name": "folder", "path": str(tmp_path / "grids")})
 
 
@@ -160,7 +162,9 @@ def test_a_data_set_chooses_no_file_and_no_address(tmp_path, monkeypatch):
     ]
     source = open_source(str(data_set(tmp_path / "theirs.parquet", cells)))
     assert source.load([0]).reference.shape == (1, 3, 16, 16)
-    for row, said in enumerate(["names the file", "names the file", "names the file", "pixels", "none of"], 1):
+    for row, said in enumerate(
+        ["names the file", "names the file", "names the file", "pixels", "none of"], 1
+    ):
         with pytest.raises(ValueError, match=f"Row {row} of .*cannot be decoded: .*{said}"):
             source.load([row])
 
@@ -183,5 +187,3 @@ def test_cells_of_a_download_stay_in_its_folder(tmp_path):
     for path in (tmp_path / "secret.png", inside.parent / ".." / "secret.png", "a.png"):
         with pytest.raises(ValueError, match="names the file"):
             picture_of({"bytes": None, "path": str(path)}, [inside.parent])
-
-

@@ -164,10 +164,8 @@ def test_any_damage_is_mended_and_made_again(run, stage, damage):
     assert found.faults[0].stage == stage
     assert found.faults[0].kind == "damaged"
     (mended,) = found.mended
-    if damage in ("cut", "garbage", "gone", "longer"):
+    if damage != "first page":  # without a footer nobody knows where the pages are
         assert mended.saved == 0
-    if damage == "footer" and stage in STAGES[:2]:  # their ids prove them all
-        assert (mended.saved, mended.removed) == (9, 0)
     remake(run)
     assert run.examine().whole
     assert sorted_content(run) == {name: sorted(map(repr, rows)) for name, rows in before.items()}

@@ -76,7 +76,7 @@ def sample(
     import torch
 
     from dsd import DSDPipeline
-    from dsd.cli.contact import contact_sheet
+    from dsd.contact import contact_sheet
     from dsd.data.atomic import make_folder
     from dsd.pixels import from_pixels, to_pixels
 

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dsd.opening import is_file
+
 WEIGHTS = "diffusion_pytorch_model"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -125,8 +127,8 @@ def read_folder(folder: Path) -> dict[str, Stored]:
         raise ValueError(f"{index} has no `weight_map` from tensors to files beside it. Download it again.")
     tensors: dict[str, Stored] = {}
     for name in sorted(set(listed.values())):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"The shard {name} of {index} is missing. Download it too.")
+        if not is_file(folder / name):
+            raise FileNotFoundError(f"The shard {name[:200]} of {index} is missing. Download it too.")
         tensors |= {key: x for key, x in read_header(folder / name)[0].items() if listed.get(key) == name}
     if missing := sorted(set(listed) - set(tensors)):
         raise ValueError(
@@ -218,7 +220,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON: {error}. Download it again.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds {type(content).__name__}, not a JSON object. Download it again.")

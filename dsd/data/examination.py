@@ -43,7 +43,7 @@ def examine(table: Table[Any], shard: Shard) -> Iterator[Examined]:
     ids = []
     for row in table.rows_of(shard):
         ids.append(row[table.kind.id_column])
-        yield Examined(texts=_texts(row), fault=_judged(table, row)[0])
+        yield Examined(texts=_texts(row), fault=_fault_of(table, row))
     if len(ids) != shard.rows or ids_digest(ids) != shard.ids:
         raise ManifestError(
             f"The shard {table.folder / shard.file} has {len(ids)} rows, not the recorded "
@@ -54,24 +54,24 @@ def examine(table: Table[Any], shard: Shard) -> Iterator[Examined]:
 def salvage(table: Table[Any], shard: Shard) -> list[Examined]:
     """The rows of a shard that is damaged, as far as they can be read; empty if none can.
 
-    A row is proven by its id, where that is a hash of its content; other rows by the checksums of the pages
-    that they are in, which count only if the footer is the recorded one.
+    Its footer must be the recorded one: it says where the pages are. They carry checksums of their own; and
+    prompts, grids and pairs are proven by their ids besides.
     """
     # The second is its name after it was set aside, by a mending that was killed.
     paths = [table.folder / shard.file, table.folder / f"{shard.file}.damaged"]
     try:
-        path = next(path for path in paths if path.exists())
-        data = path.read_bytes()
+        data = next(path for path in paths if path.exists()).read_bytes()
+        if footer_of(memoryview(data)) != shard.footer:
+            return []
         file = open_shard(data)
-        proven = bool(shard.footer) and footer_of(memoryview(data)) == shard.footer
-        return [one for group in range(file.num_row_groups) for one in _salvaged(table, file, group, proven)]
+        return [one for group in range(file.num_row_groups) for one in _salvaged(table, file, group)]
     except StorageError:
         raise
     except (StopIteration, pa.ArrowException, OSError, ValueError):
         return []
 
 
-def _salvaged(table: Table[Any], file: pq.ParquetFile, group: int, proven: bool) -> Iterator[Examined]:
+def _salvaged(table: Table[Any], file: pq.ParquetFile, group: int) -> Iterator[Examined]:
     kind = table.kind
     try:
         rows = file.read_row_group(group, use_threads=False)
@@ -80,9 +80,7 @@ def _salvaged(table: Table[Any], file: pq.ParquetFile, group: int, proven: bool)
         return
     for i in range(len(rows)):
         row = dict.fromkeys(kind.schema.names) | dict(kind.defaults) | rows.slice(i, 1).to_pylist()[0]
-        fault, hashed = _judged(table, row)
-        if fault is None and not (hashed or proven):
-            fault = "may be damaged: nothing proves that it is whole"
+        fault = _fault_of(table, row)
         yield Examined(texts=_texts(row), fault=fault, row=row if fault is None else None)
 
 
@@ -100,17 +98,15 @@ def _named(table: Table[Any], file: pq.ParquetFile, group: int, fault: str) -> I
         yield Examined(texts=found, fault=fault)
 
 
-def _judged(table: Table[Any], row: Row) -> tuple[str | None, bool]:
-    """What is wrong with the content of a row, and whether its id proves that nothing is."""
+def _fault_of(table: Table[Any], row: Row) -> str | None:
+    """What is wrong with the content of a row: a picture or a tensor that cannot be decoded, or another id."""
     try:
         record = table.kind.from_row(row)
     except (ValueError, TypeError, KeyError) as error:
-        return f"cannot be decoded: {error}", False
-    if not isinstance(record, _HASHED):
-        return None, False
-    if record.id != row[table.kind.id_column]:
-        return f"its content has the id {record.id}", False
-    return None, True
+        return f"cannot be decoded: {error}"
+    if isinstance(record, _HASHED) and record.id != row[table.kind.id_column]:
+        return f"its content has the id {record.id}"
+    return None
 
 
 def _texts(row: Row) -> dict[str, Any]:

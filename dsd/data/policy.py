@@ -55,6 +55,12 @@ class Policy:
                 f"The rule 'vote' needs `votes`, and no other rule takes it; got rule={self.rule!r} and "
                 f"votes={self.votes!r}. Write {{'rule': 'vote', 'votes': 2}}."
             )
+        for name in ("votes", "min_score", "max_score", "threshold"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise TypeError(f"`{name}` of a policy must be a number; got {value!r}.")
+        if not all(isinstance(name, str) for name in self.curators):
+            raise TypeError(f"`curators` of a policy must be names; got {self.curators!r}.")
         if self.votes is not None and self.votes < 1:
             raise ValueError(f"`votes` must be at least 1; got {self.votes}.")
         if self.rule in ("weights", "cascade"):

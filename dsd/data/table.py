@@ -256,7 +256,7 @@ class Table(Generic[R]):
                         raise self._damaged(shard, "its SHA-256 is not the recorded one")
                     self._checked.add(state)
                 file = pq.ParquetFile(path, page_checksum_verification=True)
-            check_claims(file.metadata, shard.bytes)
+            check_claims(file.metadata)
         while len(self._files) >= _MAX_FILES:
             self._files.popitem(last=False)
         self._files[state] = file

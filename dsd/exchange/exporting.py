@@ -95,7 +95,11 @@ def export_pairs(
         raise ValueError(f"Unknown layout {layout!r}. Allowed: {', '.join(LAYOUTS)}.")
     if images not in ("png", "jpeg") or not 1 <= quality <= 100:
         raise ValueError(f"`images` is 'png' or 'jpeg', `quality` 1 to 100; got {images!r} and {quality}.")
-    for name, number, least in (("padding", padding, 0), ("shard_pairs", shard_pairs, 1), ("shard_mb", shard_mb, 1)):
+    for name, number, least in (
+        ("padding", padding, 0),
+        ("shard_pairs", shard_pairs, 1),
+        ("shard_mb", shard_mb, 1),
+    ):
         if number < least:
             raise ValueError(f"`{name}` must be at least {least}; got {number}.")
     started = time.monotonic()
@@ -108,11 +112,14 @@ def export_pairs(
         raise ValueError(f"No pair of {source.path} is accepted. Loosen the policy, or use 'every'.")
     target = Path(out).expanduser().absolute()
     left_out: Counter[str] = Counter()
-    with new_folder(target) as new, tqdm(
-        total=len(ids), desc="export", unit="pair", file=sys.stderr, disable=not progress
-    ) as bar:
+    with (
+        new_folder(target) as new,
+        tqdm(total=len(ids), desc="export", unit="pair", file=sys.stderr, disable=not progress) as bar,
+    ):
         encode = _png if images == "png" else _jpeg(quality)
-        with WRITERS[layout](new, images=images, shard_pairs=shard_pairs, shard_bytes=shard_mb << 20) as writer:
+        with WRITERS[layout](
+            new, images=images, shard_pairs=shard_pairs, shard_bytes=shard_mb << 20
+        ) as writer:
             writer.padding = padding
             for outgoing in _outgoing(source, ids, captions, encode, layout in _WITH_VERDICTS):
                 if why := writer.add(outgoing):
@@ -155,9 +162,7 @@ def _outgoing(
             fields=fields,
             reference=encode(row["reference"]),
             target=encode(row["target"]),
-            verdicts={
-                name: table[pair_id].verdict for name, table in tables.items() if pair_id in table
-            },
+            verdicts={name: table[pair_id].verdict for name, table in tables.items() if pair_id in table},
         )
 
 

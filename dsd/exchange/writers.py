@@ -254,7 +254,9 @@ class Subjects200KWriter(_ParquetWriter):
 def _same_subject(one: Outgoing, other: Outgoing) -> bool:
     names = ("subject", "kind", "source", "grid_id")
     ratings = (_ratings(pair.verdicts.get(subjects200k.CURATOR)) for pair in (one, other))
-    return all(one.fields[name] == other.fields[name] for name in names) and len({str(x) for x in ratings}) == 1
+    return (
+        all(one.fields[name] == other.fields[name] for name in names) and len({str(x) for x in ratings}) == 1
+    )
 
 
 def _ratings(verdict: Verdict | None) -> dict[str, int] | None:

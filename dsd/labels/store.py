@@ -156,7 +156,7 @@ class LabelFile:
                 continue
             try:
                 yield self._label(line)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 if number not in self._told:
                     self._told.add(number)
                     logger.warning(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd.opening import ENDINGS, is_inside, open_image
+from dsd.opening import ENDINGS, is_file, is_inside, open_image
 from dsd.teachers.base import Teacher
 from dsd.types import Grid, GridPrompt
 
@@ -96,7 +96,7 @@ class FolderTeacher(Teacher):
             if not is_inside(self.path, name):
                 raise ValueError(f"{index} names the picture {name!r}, which leads out of {self.path}.")
             path = self.path / name
-            if not path.is_file():
+            if not is_file(path):
                 raise FileNotFoundError(f"{index} names the picture {path}, which does not exist.")
             found.update({str(entry[key]): path for key in ("id", "text") if key in entry})
         return found
