@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        the exit status: 0, 1 where a command says that it found something wrong, 130 when interrupted, or 2 for what the user can mend, with one line on stderr
-        that says how.
+        the exit status: 0, 1 where a command found something wrong, 130 when interrupted, or 2 for what the
+        user can mend, with one line on stderr that says how.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

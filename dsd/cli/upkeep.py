@@ -21,7 +21,7 @@ def compact(
     shard_mb: int = 128,
     progress: bool = True,
 ) -> str:
-    """Merge the small shards of a run into full ones. Rows, order and ids stay; a stop at any moment loses nothing.
+    """Merge the small shards of a run into full ones. Rows, order and ids stay; a stop loses nothing.
 
     Args:
         run: its folder or URL.
@@ -50,7 +50,7 @@ def gc(run: str, dry_run: bool = False) -> str:
 
 
 def migrate(run: str) -> str:
-    """Bring a run that an earlier version of dsd made to the present format. It can be read without this, too.
+    """Bring a run that an earlier version of dsd made to the present format. It can be read without this.
 
     Args:
         run: its folder or URL.
@@ -76,8 +76,8 @@ def verify(
     json: bool = False,
     progress: bool = True,
 ) -> Told:
-    """Look at every row of a run: hashes, counts, ids, pictures, and what rows refer to. The exit status is 0 if
-    nothing is wrong, 1 if something is.
+    """Look at every row of a run: hashes, counts, ids, pictures, and what rows refer to. The exit status is 0
+    if nothing is wrong, 1 if something is.
 
     Args:
         run: its folder or URL.
@@ -99,19 +99,16 @@ def verify(
 def _table(seen: Verification, path: Any) -> str:
     lines = [f"{stage}: {rows:,} rows" for stage, rows in seen.rows.items()]
     shown = [_line(fault) for fault in seen.faults[:_SHOWN]]
+    widths = [max((len(row[i]) for row in shown), default=0) for i in range(4)]
+    for row in shown:
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
+        lines.append("  ".join([*cells, row[4]]))
     if more := len(seen.faults) - len(shown):
-        shown.append(f"... and {more:,} more; --json tells all")
-    widths = [max((len(row[i]) for row in shown if isinstance(row, tuple)), default=0) for i in range(4)]
-    lines += [
-        "  ".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)) + f"  {row[4]}"
-        if isinstance(row, tuple)
-        else row
-        for row in shown
-    ]
+        lines.append(f"... and {more:,} more; --json tells all")
     for done in seen.mended:
         lines.append(
-            f"mended {done.stage}: {done.saved:,} rows kept, {done.removed:,} removed. To make what is missing: "
-            f"{done.made_by}"
+            f"mended {done.stage}: {done.saved:,} rows kept, {done.removed:,} removed. What is missing is made "
+            f"by {done.made_by}"
         )
     if seen.whole:
         lines.append(f"{path} is whole")

@@ -16,6 +16,7 @@ from dsd.data.manifest import without_secrets
 from dsd.data.policy import Policy
 from dsd.data.store import Run
 from dsd.evaluation.comparison.markdown import escaped
+from dsd.exchange.output import RunLike, as_run
 from dsd.exchange.sheet import pair_sheet
 
 SHEET = "pairs.png"
@@ -25,14 +26,14 @@ _PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\.\.?[\\/]).*[\\/]")
 
 
 def write_card(
-    run: str | PathLike[str],
+    run: RunLike,
     out: str | PathLike[str] | None = None,
     policy: str | Mapping[str, Any] | None = None,
     license: str | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write the data set card of a run, README.md, and a sheet of its pairs, pairs.png: so that the run can be shown
-    on the Hub as it is.
+    """Write the data set card of a run, README.md, and a sheet of its pairs, pairs.png. With them the run can
+    be shown on the Hub as it is.
 
     Args:
         run: the run or its folder.
@@ -49,7 +50,7 @@ def write_card(
         FileExistsError: if there is a README.md that is no card of this command.
         FileNotFoundError: if there is no run, or it has no pairs.
     """
-    source = run if isinstance(run, Run) else Run(run)
+    source = as_run(run)
     source.check("pairs")
     ids = source.accepted(policy)
     if not ids:
@@ -109,9 +110,10 @@ def write(
     parts = [
         f"---\n{head}\n---\n{_MARK}",
         f"# {escaped(title)}",
-        "Pairs of pictures that should show the same subject: a model is given `reference` and learns to draw `target` "
-        "as the caption says. Made by [Diffusion Self-Distillation](https://arxiv.org/abs/2411.18616): a "
-        f"text-to-image model drew grids of one subject, which were cut into pairs and curated. dsd {dsd.__version__}.",
+        "Pairs of pictures that should show the same subject: a model is given the reference and learns to draw "
+        "the target as the caption says. Written by dsd, a library for [Diffusion "
+        "Self-Distillation](https://arxiv.org/abs/2411.18616), in which a text-to-image model draws grids of "
+        f"one subject that are cut into pairs and curated. Version {dsd.__version__}.",
         f"![Some of the pairs]({SHEET})",
         "## Counts",
         _table(["rows", "number"], _counts(run, ids, export)),

@@ -1,7 +1,6 @@
 """The pairs of a run, as others read them."""
 
 import io
-import json
 import sys
 import time
 from collections import Counter
@@ -13,11 +12,10 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dsd.data.policy import Policy
-from dsd.data.rows import Row, decode_image
+from dsd.data.rows import decode_image
 from dsd.data.store import Run
 from dsd.exchange import LAYOUTS, card
-from dsd.exchange.output import new_folder
+from dsd.exchange.output import RunLike, as_run, new_folder
 from dsd.exchange.writers import WRITERS, Outgoing
 
 _WITH_VERDICTS = ("subjects200k", "webdataset", "imagefolder")
@@ -50,7 +48,7 @@ class Exported:
 
 
 def export_pairs(
-    run: str | PathLike[str],
+    run: RunLike,
     out: str | PathLike[str],
     layout: Literal["release", "subjects200k", "webdataset", "imagefolder"] = "release",
     policy: str | Mapping[str, Any] | None = None,
@@ -64,8 +62,8 @@ def export_pairs(
     title: str | None = None,
     progress: bool = True,
 ) -> Exported:
-    """Write the accepted pairs of a run in another layout, with a data set card and a sheet of pictures. OUT appears
-    whole or not at all.
+    """Write the accepted pairs of a run in another layout, with a data set card and a sheet of pictures. OUT
+    appears whole or not at all.
 
     Args:
         run: the run or its folder.
@@ -103,7 +101,7 @@ def export_pairs(
         if number < least:
             raise ValueError(f"`{name}` must be at least {least}; got {number}.")
     started = time.monotonic()
-    source = run if isinstance(run, Run) else Run(run)
+    source = as_run(run)
     source.check("pairs")
     ids = source.accepted(policy)
     if captions is not None:
@@ -147,7 +145,11 @@ def export_pairs(
 
 
 def _outgoing(
-    run: Run, ids: Sequence[str], captions: str | None, encode: Callable[[Row], bytes], with_verdicts: bool
+    run: Run,
+    ids: Sequence[str],
+    captions: str | None,
+    encode: Callable[[Mapping[str, Any]], bytes],
+    with_verdicts: bool,
 ) -> Iterator[Outgoing]:
     written = None if captions is None else run.captions(captions)
     tables = {name: run.verdicts(name) for name in run.curators()} if with_verdicts else {}

@@ -56,7 +56,7 @@ class Options:
 
     Attributes:
         name: what the source is called in pairs that do not say where they come from.
-        columns: where the `reference`, the `target` and the `caption` stand, instead of the layout's own places.
+        columns: where `reference`, `target` and `caption` stand, instead of the layout's own places.
         padding: of Subjects200K: pixels around and between the pictures; None to find out.
         min_quality: of Subjects200K: the lowest rating, 0 to 5, of a pair that is accepted.
     """

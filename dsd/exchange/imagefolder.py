@@ -1,10 +1,10 @@
 """A folder of pictures with captions, as `datasets` reads it: `metadata.jsonl`, a line a pair.
 
-    metadata.jsonl      {"reference_file_name": "images/a.png", "target_file_name": "images/b.png", "caption": ...}
+    metadata.jsonl      {"reference_file_name": "images/a.png", "target_file_name": ..., "caption": ...}
     images/...
 
-Further fields of a line are the pair's (`subject`, `kind`, `grid_id`, ...) and its `verdicts`. `metadata.csv` with
-a line of names at its top is read as well.
+Further fields of a line are the pair's (`subject`, `kind`, `grid_id`, ...) and its `verdicts`. `metadata.csv`
+with a line of names at its top is read as well.
 """
 
 import csv

@@ -20,6 +20,7 @@ from dsd.data.writer import TableWriter
 from dsd.engines.specs import file_name
 from dsd.exchange import LAYOUTS
 from dsd.exchange.foreign import MAX_CURATORS, Found, Options, Reader, Refused
+from dsd.exchange.output import RunLike, as_run
 from dsd.types import Pair, Verdict
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Imported:
 
 def import_pairs(
     source: str | PathLike[str],
-    run: str | PathLike[str],
+    run: RunLike,
     layout: Literal["release", "subjects200k", "webdataset", "imagefolder"] = "release",
     columns: Mapping[str, str] | None = None,
     name: str | None = None,
@@ -111,16 +112,16 @@ def import_pairs(
         name=name or place.absolute().name, columns=columns, padding=padding, min_quality=min_quality
     )
     read = cast(Reader, importlib.import_module(f"dsd.exchange.{layout}").read)
-    target = run if isinstance(run, Run) else Run(run)
+    target = as_run(run)
     rows = read(place, options)
     first = next(rows, None)  # a source that cannot be read is told of before a run is made
     if first is None:
         raise ValueError(f"{place} has no rows.")
-    spec = {"imported": {"layout": layout, "name": options.name, "columns": dict(columns or {})}}
+    spec: dict[str, Any] = {"layout": layout, "name": options.name, "columns": dict(columns or {})}
     if layout == "subjects200k":
-        spec["imported"] |= {"padding": padding, "min_quality": min_quality}
+        spec |= {"padding": padding, "min_quality": min_quality}
     with target.lock("import"), ExitStack() as stack:
-        intake = _Intake(target, spec, stack, strict=strict)
+        intake = _Intake(target, {"imported": spec}, stack, strict=strict)
         with tqdm(desc="import", unit="row", file=sys.stderr, disable=not progress) as bar:
             taken = 0
             found: Found | Refused | None = first

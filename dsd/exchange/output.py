@@ -3,15 +3,24 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 from dsd.data.atomic import explained, lock, make_folder
+from dsd.data.store import Run
+
+RunLike = Run | str | PathLike[str]
+
+
+def as_run(run: RunLike) -> Run:
+    """The run, or the one in that folder."""
+    return run if isinstance(run, Run) else Run(run)
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill. It becomes `target` when the block ends, and is removed if the block fails; what a killed
-    process left is removed by the next call for the same target.
+    """A folder to fill. It becomes `target` when the block ends, and is removed if the block fails; what a
+    killed process left is removed by the next call for the same target.
 
     Args:
         target: must not exist, or be empty.

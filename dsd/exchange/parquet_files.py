@@ -56,8 +56,8 @@ def rows(
             except (pa.ArrowException, OSError) as error:
                 why = str(error).splitlines()[0]
                 raise ValueError(
-                    f"{path} is damaged after row {number}: {why}. The pairs before it are kept. Get the file "
-                    "again and repeat the import, which goes on from there."
+                    f"{path} is damaged after row {number}: {why}. The pairs before it are kept. Get the "
+                    "file again and repeat the import, which goes on from there."
                 ) from error
 
 

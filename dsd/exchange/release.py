@@ -41,6 +41,6 @@ def _check(path: Path, columns: Mapping[str, str]) -> None:
     there = parquet_files.names(path)
     if missing := [columns[name] for name in ("reference", "target") if columns[name] not in there]:
         raise ValueError(
-            f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, there[:20]))}. Say which of them "
-            "is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
+            f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, there[:20]))}. Say which of "
+            "them is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
         )

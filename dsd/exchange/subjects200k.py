@@ -1,5 +1,5 @@
-"""The layout of Subjects200K: Parquet, both pictures side by side in `image`, a text for each in `description`,
-ratings from 0 to 5 in `quality_assessment`.
+"""The layout of Subjects200K: Parquet, both pictures side by side in `image`, a text for each in
+`description`, ratings from 0 to 5 in `quality_assessment`.
 
 A row is two pairs, one in each direction; a direction whose text is null, while the other's is not, is none.
 """
@@ -74,10 +74,10 @@ def split(image: Image.Image, padding: int | None) -> tuple[Image.Image, Image.I
     """
     width, height = image.size
     border = 2 * height - width if padding is None else padding
-    if padding is None and not 0 <= border < height / 4:
+    if padding is None and not 0 <= border < height / 2:
         raise ValueError(
-            f"A picture of {width} x {height} px is no two squares beside each other. Give `padding`, the pixels "
-            "around and between its two pictures."
+            f"A picture of {width} x {height} px is no two squares beside each other. Give `padding`, the "
+            "pixels around and between its two pictures."
         )
     panel_height = height - 2 * border
     panel_width = (width - 3 * border) // 2
@@ -98,7 +98,7 @@ def joined(left: Image.Image, right: Image.Image, padding: int) -> Image.Image:
     """
     if left.size != right.size or left.mode != right.mode:
         raise ValueError(
-            f"Its pictures differ: {left.width} x {left.height} px of mode {left.mode!r}, and {right.width} x "
+            f"Its pictures differ: {left.width} x {left.height} px of mode {left.mode!r}, {right.width} x "
             f"{right.height} px of mode {right.mode!r}. They cannot stand side by side."
         )
     size = (2 * left.width + 3 * padding, left.height + 2 * padding)

@@ -69,7 +69,8 @@ def _samples(
         "json": "json",
         **{ending: role for role, ending in endings.items()},
     }
-    key, sample, wrong = "", {}, ""
+    key, wrong = "", ""
+    sample: dict[str, bytes] = {}
     for member, data in _members(path, roles):
         folder, _, base = member.rpartition("/")
         stem, _, ending = base.partition(".")
@@ -95,7 +96,7 @@ def _members(path: Path, roles: Mapping[str, str]) -> Iterator[tuple[str, bytes 
         try:
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members = []  # it would keep every header
+                    archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     ending = PurePosixPath(member.name).name.partition(".")[2].lower()
                     if member.isdir() or (member.isreg() and ending not in roles):
                         continue
@@ -132,6 +133,6 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _cut(path: Path, why: str) -> str:
     return (
-        f"The archive {path} is cut short or damaged ({why}). The pairs before that are kept. Get it again and "
-        "repeat the import, which goes on from there. Compressed archives are to be unpacked to .tar first."
+        f"The archive {path} is cut short or damaged ({why}). The pairs before that are kept. Get it again "
+        "and repeat the import, which goes on from there. Compressed ones are to be unpacked to .tar first."
     )

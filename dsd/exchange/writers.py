@@ -41,9 +41,9 @@ class Outgoing:
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
-        """The fields, and the verdicts as a list."""
+        """The fields, and the verdicts as one text of JSON: `datasets` wants the same fields in all rows."""
         verdicts = [{"curator": name, **_plain(verdict)} for name, verdict in sorted(self.verdicts.items())]
-        return {**self.fields, "verdicts": verdicts}
+        return {**self.fields, "verdicts": json.dumps(verdicts)}
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class WebDatasetWriter(Writer):
             member = tarfile.TarInfo(f"{key}.{ending}")
             member.size, member.mode = len(data), 0o644
             self._archive.addfile(member, io.BytesIO(data))
-        self._archive.members = []  # it would keep every header
+        self._archive.members = []  # type: ignore[attr-defined]  # it would keep every header
 
     def _close(self) -> None:
         if self._archive is not None:
@@ -318,9 +318,7 @@ class ImageFolderWriter(Writer):
 
     def _write(self, pair: Outgoing) -> None:
         files = {f"{role}_file_name": self._picture(getattr(pair, role)) for role in ("reference", "target")}
-        about = pair.about()
-        # One text, because `datasets` wants the same fields in every line.
-        self._lines.write(json.dumps({**files, **about, "verdicts": json.dumps(about["verdicts"])}) + "\n")
+        self._lines.write(json.dumps({**files, **pair.about()}) + "\n")
 
     def _picture(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
