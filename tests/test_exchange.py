@@ -3,10 +3,8 @@
 import glob
 import hashlib
 import io
-import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -473,15 +471,13 @@ def test_an_import_goes_on_where_it_was_stopped(run, tmp_path):
     assert back.pairs.ids() == run.pairs.ids()
     assert verdicts_of(back, "second") == verdicts_of(run, "second")
     assert back.examine().whole
+    export_pairs(run, tmp_path / "other", policy="every", progress=False)
     with pytest.raises(SpecError, match="layout was 'webdataset', now 'release'"):
-        export_pairs(run, tmp_path / "other", policy="every", progress=False)
         import_pairs(tmp_path / "other", back, progress=False)
+    with pytest.raises(SpecError, match="name was 'out', now 'another'"):
+        import_pairs(tmp_path / "out", back, "webdataset", name="another", progress=False)
     with back.lock("test"), pytest.raises(LockedError):
         import_pairs(tmp_path / "out", dsd.Run(back.path), "webdataset", progress=False)
-    with pytest.raises(SpecError):
-        dsd.make_pairs(back, progress=False) if back.grids.exists else import_pairs(
-            tmp_path / "out", back, "webdataset", name="another", progress=False
-        )
 
 
 def test_an_interrupted_import_keeps_what_came(run, tmp_path, monkeypatch):

@@ -214,7 +214,6 @@ def test_bad_rows_of_parquet(tmp_path):
 def test_a_text_that_is_no_utf8_is_one_bad_row(tmp_path):
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     cells = pa.array([{"bytes": PNG, "path": None}] * 2, kind)
-    texts = pa.array([b"good", b"\xff"], pa.binary()).cast(pa.string(), safe=False) if False else None
     buffers = pa.array([b"good", b"\xff"], pa.binary()).buffers()
     texts = pa.StringArray.from_buffers(2, buffers[1], buffers[2])
     table = pa.table({"image": cells, "conditioning": cells, "caption": texts})
@@ -229,8 +228,8 @@ def test_damaged_parquet_is_named_and_never_kills_the_process(tmp_path):
     rows = [{"image": cell, "conditioning": cell, "caption": f"{i}"} for i in range(9)]
     path = parquet(tmp_path / "x.parquet", rows)
     data, rng = path.read_bytes(), random.Random(0)
-    outcomes = set()
-    for number in range(150):
+    outcomes, said = set(), []
+    for number in range(60):
         harm = bytearray(data)
         place = rng.randrange(len(data)) if number % 2 else len(data) - rng.randrange(1, 900)
         harm[place] ^= 1 << rng.randrange(8)
@@ -241,10 +240,11 @@ def test_damaged_parquet_is_named_and_never_kills_the_process(tmp_path):
             outcomes.add("came")
         except ValueError as error:
             outcomes.add("refused")
-            assert str(path) in str(error) or "were all refused" in str(error)
+            said.append(str(error))
         if run.path.exists():
             assert run.examine().whole
     assert outcomes == {"came", "refused"}
+    assert all(str(path) in text or "were all refused" in text for text in said)
 
 
 def test_a_source_of_another_layout_is_an_error_and_leaves_no_failures(tmp_path):

@@ -107,8 +107,8 @@ def _table(seen: Verification, path: Any) -> str:
         lines.append(f"... and {more:,} more; --json tells all")
     for done in seen.mended:
         lines.append(
-            f"mended {done.stage}: {done.saved:,} rows kept, {done.removed:,} removed. What is missing is made "
-            f"by {done.made_by}"
+            f"mended {done.stage}: {done.saved:,} rows kept, {done.removed:,} removed. What is missing is "
+            f"made by {done.made_by}"
         )
     if seen.whole:
         lines.append(f"{path} is whole")

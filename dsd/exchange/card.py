@@ -110,8 +110,8 @@ def write(
     parts = [
         f"---\n{head}\n---\n{_MARK}",
         f"# {escaped(title)}",
-        "Pairs of pictures that should show the same subject: a model is given the reference and learns to draw "
-        "the target as the caption says. Written by dsd, a library for [Diffusion "
+        "Pairs of pictures that should show the same subject: a model is given the reference and learns to "
+        "draw the target as the caption says. Written by dsd, a library for [Diffusion "
         "Self-Distillation](https://arxiv.org/abs/2411.18616), in which a text-to-image model draws grids of "
         f"one subject that are cut into pairs and curated. Version {dsd.__version__}.",
         f"![Some of the pairs]({SHEET})",

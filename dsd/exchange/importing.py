@@ -73,7 +73,7 @@ def import_pairs(
     strict: bool = False,
     progress: bool = True,
 ) -> Imported:
-    """Take the pairs of a data set in another layout into a run. Calling it again goes on where it was stopped.
+    """Take the pairs of a data set in another layout into a run. Calling it again goes on.
 
     What comes in is bounded and checked; a row that is no pair is recorded in `Run.failed("pairs")` with its
     place and the reason, and the others go on. Rows that are equal are taken once. Verdicts come along where
@@ -257,6 +257,6 @@ class _Intake:
     def _give_up(self) -> None:
         last = self._held[-1]
         raise ValueError(
-            f"The first {len(self._held)} rows were all refused, at last {last.where}: {last.reason} Check the "
-            "layout and the columns."
+            f"The first {len(self._held)} rows were all refused, at last {last.where}: {last.reason} Check "
+            "the layout and the columns."
         )

@@ -32,8 +32,8 @@ def find(source: Path, ending: str) -> list[Path]:
 def rows(
     files: Sequence[Path], columns: Sequence[str], root: Path
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Each row of some files with its place, such as "train-00000.parquet, row 12"; calling it gives its values,
-    or raises a `ValueError` that is about this row alone.
+    """Each row of some files with its place, such as "train-00000.parquet, row 12"; calling it gives its
+    values, or raises a `ValueError` that is about this row alone.
 
     Args:
         files: in order.
