@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 _PAPER, _INK, _MUTED = "#f8f6f1", "#23211d", "#6b655b"
 _MARGIN, _GAP, _LINE = 16, 6, 17
 _MAX_LINES = 12
+_MAX_LETTERS = 4096  # of a line: no sheet has room for more
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Row = tuple[Sequence[str], Sequence[Image.Image]]
@@ -81,11 +82,16 @@ def wrapped(text: str, font: Font, width: int) -> list[str]:
 
 def shortened(text: str, font: Font, width: int) -> str:
     """A text in one line of at most so many pixels."""
-    if font.getlength(text) <= width:
+    if len(text) <= _MAX_LETTERS and font.getlength(text) <= width:
         return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
+    # By halves, for words may come from strangers: letter by letter would take minutes for a long one.
+    fits, too_many = 0, min(len(text), _MAX_LETTERS) + 1
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (
+            (middle, too_many) if font.getlength(f"{text[:middle]}...") <= width else (fits, middle)
+        )
+    return f"{text[:fits]}..."
 
 
 def _sized(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -41,8 +41,8 @@ def refused(run):
 
 
 HOSTILE = {
-    "bomb": ({**GOOD, "target.png": BOMBS["png"]()}, "60000 x 60000 px"),
-    "jpeg bomb": ({"reference.png": PNG, "target.jpg": BOMBS["jpg"]()}, "60000 x 60000 px"),
+    "bomb": ({**GOOD, "target.png": BOMBS["png"]()}, "pixels) exceeds limit"),
+    "jpeg bomb": ({"reference.png": PNG, "target.jpg": BOMBS["jpg"](8000)}, "8000 x 8000 px, and at most"),
     "a program": ({**GOOD, "target.png": EPS}, "none of PNG"),
     "cut": ({**GOOD, "target.png": PNG[:-30]}, "cannot be used"),
     "no target": ({"reference.png": PNG, "txt": b"x"}, "The target is missing"),
@@ -108,7 +108,7 @@ def test_paths_that_lead_out_are_refused(tmp_path, key, monkeypatch):
 def test_a_truncated_archive_is_an_error_and_what_came_before_stays(tmp_path):
     samples = [(f"{i:03d}", {**GOOD, "txt": f"{i}".encode()}) for i in range(12)]
     data = archive(tmp_path / "whole.tar", samples).read_bytes()
-    for size in (len(data) // 2, len(data) // 2 // 512 * 512, 3 * 512, 700, 512, 100):
+    for size in (len(data) // 2 + 7, len(data) // 2 // 512 * 512, 3 * 512, 700, 512, 100):
         path = tmp_path / "x.tar"
         path.write_bytes(data[:size])
         run = dsd.Run(tmp_path / f"run {size}")
@@ -208,7 +208,7 @@ def test_bad_rows_of_parquet(tmp_path):
     assert sorted(reasons) == [f"x.parquet, row {i}" for i in (1, 2, 3, 4)]
     assert "names a file instead; that is not read" in reasons["x.parquet, row 1"]
     assert "names a file instead" in reasons["x.parquet, row 2"]
-    assert "px, and at most" in reasons["x.parquet, row 4"]
+    assert "exceeds limit" in reasons["x.parquet, row 4"]
 
 
 def test_a_text_that_is_no_utf8_is_one_bad_row(tmp_path):
@@ -307,3 +307,27 @@ def test_words_of_strangers_are_words_on_the_card(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     body = card.split("---", 2)[2]
     assert "<script>" not in body
+
+
+def test_a_word_without_end_takes_no_time_on_a_sheet():
+    from PIL import ImageFont
+
+    from dsd.contact import shortened, wrapped
+
+    asked = []
+
+    class Font:
+        """Counts how often it measures, and how much."""
+
+        real = ImageFont.load_default(13)
+
+        def getlength(self, text):
+            asked.append(len(text))
+            return self.real.getlength(text)
+
+    font = Font()
+    short = shortened("x" * 100_000, font, 200)
+    assert font.real.getlength(short) <= 200 < font.real.getlength(f"x{short}")
+    wrapped("y" * 5000, font, 200)
+    assert len(asked) < 60
+    assert max(asked) < 5010

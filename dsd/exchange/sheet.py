@@ -10,6 +10,7 @@ from dsd.types import Pair
 _PAPER, _INK, _MUTED = "#f8f6f1", "#23211d", "#6b655b"
 _SIDE, _GAP, _MARGIN, _LINE = 168, 6, 20, 16
 _COLUMNS, _LINES, _HEAD = 3, 3, 22
+_LETTERS = 1000  # of a caption: more than three lines hold
 
 
 def pair_sheet(pairs: Sequence[tuple[Pair, Mapping[str, str]]]) -> Image.Image:
@@ -43,7 +44,7 @@ def pair_sheet(pairs: Sequence[tuple[Pair, Mapping[str, str]]]) -> Image.Image:
             corner = left + i * (_SIDE + _GAP) + (_SIDE - shown.width) // 2, top + (_SIDE - shown.height) // 2
             page.paste(shown, corner)
         top += _SIDE + _GAP
-        lines = wrapped(_plain(pair.caption) or "(no caption)", font, cell)
+        lines = wrapped(_plain(pair.caption[:_LETTERS]) or "(no caption)", font, cell)
         if len(lines) > _LINES:
             lines = [*lines[: _LINES - 1], shortened(f"{lines[_LINES - 1]} ...", font, cell)]
         for line, text in enumerate(lines):
