@@ -1,4 +1,4 @@
-"""The local cache of shards that are in a store: files named by their SHA-256; the longest unused go first."""
+"""The local cache of a store's shards: files named by their SHA-256, of which the longest unused go first."""
 
 import fcntl
 import hashlib

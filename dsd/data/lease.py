@@ -1,8 +1,8 @@
 """One writer at a time in a run of an object store, where there is no lock that ends with its process.
 
 The holder puts an object into the run, and puts it anew as long as it lives. Whoever finds one that was not
-put anew for `TTL_S` takes it over. Both times are the store's: no clock of a client is trusted. A holder of this
-machine whose process is gone is known as dead at once.
+put anew for `TTL_S` takes it over. Both times are the store's: no clock of a client is trusted. A holder of
+this machine whose process is gone is known as dead at once.
 """
 
 import json
@@ -27,6 +27,7 @@ BEAT_S = 20.0
 SETTLE_S = 2.0
 _TTL_S_OF = {"hf": 1800.0}  # each beat is a commit there
 _held: dict[str, "Lease"] = {}
+_owners: set[str] = set()  # of this process
 
 
 class LockedError(RuntimeError):
@@ -59,7 +60,12 @@ class Lease:
         self._lost = False
         self._beats = 0
         self._renewed = _now()
-        self._version = self._acquired()
+        _owners.add(self._holder["owner"])
+        try:
+            self._version = self._acquired()
+        except BaseException:
+            _owners.discard(self._holder["owner"])
+            raise
         self._thread = threading.Thread(target=self._keep_up, name="dsd-lease", daemon=True)
         self._thread.start()
 
@@ -113,13 +119,16 @@ class Lease:
         self._versions.pop(path, None)
 
     def release(self) -> None:
-        """Let go of it."""
+        """Let go of it; if the store cannot be reached, it ends by itself."""
         self._ended.set()
         self._thread.join()
-        with self._guard:
-            if self._lost or _now() - self._renewed > self._ttl_s / 2:
-                return  # perhaps not ours any more; it ends by itself
+        _owners.discard(self._holder["owner"])
+        if self._lost or _now() - self._renewed > self._ttl_s / 2:
+            return  # perhaps not ours any more
+        try:
             self._file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("Could not delete the lock of %s, which ends by itself: %s", self.folder, error)
 
     def _acquired(self) -> str:
         found: dict[str, Any] | None = None
@@ -149,6 +158,8 @@ class Lease:
 
     def _is_dead(self, found: Mapping[str, Any]) -> bool:
         if found.get("machine") == self._holder["machine"] != "":
+            if found.get("pid") == os.getpid():
+                return found.get("owner") not in _owners
             return bool(_started(found.get("pid")) != found.get("started"))
         return self._silent_s() > self._ttl_s
 
@@ -163,9 +174,9 @@ class Lease:
 
     def _refused(self, found: Mapping[str, Any]) -> LockedError:
         return LockedError(
-            f"{self.folder} is being written to by {_told(found)}. Wait until it has ended, or stop it; reading "
-            f"is allowed meanwhile. If it has died, its lock ends {self._ttl_s:.0f} s after its last sign of "
-            "life."
+            f"{self.folder} is being written to by {_told(found)}. Wait until it has ended, or stop it; "
+            f"reading is allowed meanwhile. If it has died, its lock ends {self._ttl_s:.0f} s after its last "
+            "sign of life."
         )
 
     def _document(self) -> bytes:

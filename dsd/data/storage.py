@@ -1,8 +1,8 @@
 """Where a run lives: a local folder, or a folder of an object store behind an fsspec URL.
 
-`location` makes a `Path` of the one and a `RemotePath` of the other. A remote path has the names of `pathlib` as
-far as the store needs them, and differs where object stores do: an object is put whole or not at all, there is no
-rename and no folder, and the new content can be made to depend on the old.
+`location` makes a `Path` of the one and a `RemotePath` of the other. A remote path has the names of `pathlib`
+as far as they are needed, and differs where object stores do: an object is put whole or not at all, there is
+no rename and no folder, and whether new content is put can be made to depend on the old.
 """
 
 import difflib
@@ -64,8 +64,9 @@ def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath"
     shown = _scrubbed(text)
     if "@" in rest.partition("/")[0] and protocol != "hf":
         raise ValueError(
-            f"The URL {shown} holds a login, which would end up in logs. Leave it out, and give it through the "
-            "environment, as the store's own tools take it (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+            f"The URL {shown} holds a login, which would end up in logs. Leave it out, and give it through "
+            "the environment, as the store's own tools take it (for S3: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY)."
         )
     if "?" in rest or "#" in rest:
         raise ValueError(f"The URL {shown} has a query or a fragment. Give the folder's plain URL.")
@@ -87,8 +88,9 @@ def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath"
 class RemotePath:
     """A file or folder of a store, with the names of `pathlib` as far as they are needed; see `location`.
 
-    Every call may raise `StorageError` (after the store's own retries; says what, where, and what to do, without
-    secrets), `FileNotFoundError`, `PermissionError`, or `ModuleNotFoundError` (names the extra to install).
+    Every call may raise `StorageError` (after the store's own retries; says what, where, and what to do,
+    without secrets; also a `PermissionError` if the store refuses), `FileNotFoundError`, or
+    `ModuleNotFoundError` (names the extra to install).
 
     Attributes:
         url: without a slash at its end.
@@ -122,6 +124,11 @@ class RemotePath:
         return self._path.name
 
     @property
+    def stem(self) -> str:
+        """The last part without its suffix."""
+        return self._path.stem
+
+    @property
     def parent(self) -> "RemotePath":
         """The folder above; the topmost is its own."""
         return self.parents[0] if self.parents else self
@@ -148,7 +155,7 @@ class RemotePath:
         return self
 
     def exists(self) -> bool:
-        """Whether there is a file, or a folder with something in it. A store that fails is an error, not False."""
+        """Whether there is a file, or a folder with something in it; a store that fails is an error."""
         return self._kind() is not None
 
     def is_dir(self) -> bool:
@@ -226,7 +233,9 @@ class RemotePath:
             options = {"IfMatch": replaces}
         with self._told("write"):
             try:
-                self._files().pipe_file(self.url, content, **options)
+                done = self._files().pipe_file(self.url, content, **options)
+                if isinstance(done, Mapping) and done.get("ETag"):
+                    return str(done["ETag"])
             except Exception as error:
                 if options and _unknown_condition(error):
                     self._tell_of_no_conditions()
@@ -237,6 +246,21 @@ class RemotePath:
                 if not self._holds(content):
                     raise ConflictError(errno.EEXIST, f"{self} was written by somebody else.") from None
         return self.version()
+
+    def append(self, content: bytes) -> None:
+        """Put the file anew with something added at its end; what others add meanwhile is kept on S3."""
+        for _ in range(10):
+            try:
+                known: str | None = self.version()
+                there = self.read_bytes()
+            except FileNotFoundError:
+                known, there = None, b""
+            try:
+                self.put(there + content, create=known is None, replaces=known)
+                return
+            except ConflictError:
+                continue
+        raise ConflictError(errno.EAGAIN, f"Others keep writing to {self}. Try again.")
 
     def write_bytes(self, content: bytes) -> None:
         """Write the file whole, whatever was there."""
@@ -271,7 +295,7 @@ class RemotePath:
         return (self / path for path in self._below(deep=True) if fnmatch.fnmatchcase(path.name, pattern))
 
     def _below(self, deep: bool) -> list[PurePosixPath]:
-        """The files below; not by `glob` of fsspec or `find` by levels, which pass over errors of the store."""
+        """The files below. Not by fsspec's `glob`, or `find` by levels, which pass over errors."""
         with self._told("list"):
             files = self._files()
             base = files._strip_protocol(self.url)
@@ -280,9 +304,7 @@ class RemotePath:
             except FileNotFoundError:
                 return []
             names = [files._strip_protocol(name) for name in found]
-            return sorted(
-                PurePosixPath(n[len(base) :].lstrip("/")) for n in names if n.startswith(f"{base}/")
-            )
+            return sorted(PurePosixPath(n).relative_to(base) for n in names if n.startswith(f"{base}/"))
 
     def _info(self) -> Mapping[str, Any]:
         with self._told("read"):
@@ -315,13 +337,13 @@ class RemotePath:
         if self.protocol not in _told_of:
             _told_of.add(self.protocol)
             logger.warning(
-                "The store of %s does not know conditional writes: two processes that begin to write to one run in "
-                "the same second may both go on. See that only one does.", self,
+                "The store of %s does not know conditional writes: two processes that begin to write to one "
+                "run in the same second may both go on. See that only one does.", self,
             )  # fmt: skip
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
-        """Turn whatever a file system raises into an error that says what to do. Its own text may hold secrets."""
+        """Turn what a file system raises into an error that says what to do, without its secrets."""
         try:
             yield
         except (ConflictError, StorageError):
@@ -334,8 +356,8 @@ class RemotePath:
         except PermissionError as error:
             raise RefusedError(
                 errno.EACCES,
-                f"Could not {doing} {self}: the store refused ({_scrubbed(str(error))}). Check the credentials in "
-                "the environment, and what they allow.",
+                f"Could not {doing} {self}: the store refused ({_scrubbed(str(error))}). Check the "
+                "credentials in the environment, and what they allow.",
             ) from None
         except Exception as error:
             text = f"{type(error).__name__}: {_scrubbed(str(error))}"
@@ -376,7 +398,7 @@ def _options(protocol: str) -> dict[str, Any]:
     if protocol in _S3:
         import fsspec
 
-        config = {"connect_timeout": 10, "read_timeout": 60}
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
         if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & set(os.environ):
             config["retries"] = {"mode": "standard", "total_max_attempts": 6}
         options["config_kwargs"] = config | fsspec.config.conf.get("s3", {}).get("config_kwargs", {})

@@ -33,8 +33,8 @@ _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 class Table(Generic[R]):
     """The rows of one stage, as far as they are listed in its manifest.
 
-    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store, whole
-    shards are read through the local cache, and single columns by ranges.
+    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store,
+    whole shards are read through the local cache, and single columns by ranges.
 
     Args:
         folder: where the shards are, here or in a store.
@@ -280,14 +280,14 @@ class Table(Generic[R]):
         return sum(shard.bytes for shard in self._placed) <= cache.limit_bytes() / 2
 
     def _check_content(self, shard: Shard) -> None:
-        """Compare the whole file with its hash, once as long as it stays what it is; of a store, the cached one."""
+        """Compare the file with its hash, once as long as it stays what it is; of a store, the cached one."""
         path: Location = self.folder / shard.file
         with self._read_errors(shard):
             if isinstance(path, RemotePath):
-                path = cache.fetch(path, shard.sha256, shard.bytes)
+                stored, path = path, cache.fetch(path, shard.sha256, shard.bytes)
                 if _state(path) not in self._checked and sha256_of(path) != shard.sha256:
                     cache.drop(shard.sha256)
-                    path = cache.fetch(self.folder / shard.file, shard.sha256, shard.bytes)
+                    path = cache.fetch(stored, shard.sha256, shard.bytes)
         state, _ = self._open(shard)
         if state not in self._checked:
             if sha256_of(path) != shard.sha256:
