@@ -310,7 +310,7 @@ def test_damage_in_the_store_is_found_though_the_cache_is_whole_and_mended(run, 
     shard = run.pairs.manifest.shards[1]
     path = run.pairs.folder / shard.file
     data = path.read_bytes()
-    for place in (len(data) // 3, len(data) - 200):
+    for place in (len(data) // 4, len(data) - 200):  # in a picture; in the footer
         list(run.pairs)  # into the cache
         path.put(flipped(data, place))
         (problem,) = run.verify()
@@ -408,8 +408,8 @@ def test_every_request_of_a_stage_may_be_the_last(server, run, s3, expected, mon
     """The store goes away for good at each request in turn; afterwards nothing is lost or doubled."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     failed = 0
-    for place in range(0, 60, 4):
-        for shard in unlist(run.pairs, 4):
+    for place in range(0, 45, 4):
+        for shard in unlist(run.pairs, 1):
             (run.pairs.folder / shard.file).unlink(missing_ok=True)
         left = place
 
@@ -426,7 +426,7 @@ def test_every_request_of_a_stage_may_be_the_last(server, run, s3, expected, mon
         monkeypatch.setattr(server, "fault", lambda request: None)
         dsd.make_pairs(s3, progress=False)
         assert rows(dsd.Run(s3).pairs) == expected["pairs"]
-    assert failed > 8
+    assert failed > 6
 
 
 def test_a_bucket_that_is_not_there_is_named(s3):
@@ -437,8 +437,8 @@ def test_a_bucket_that_is_not_there_is_named(s3):
         dsd.write_prompts(nowhere, count=1, progress=False)
     with pytest.raises(FileNotFoundError, match="There is no run in"):
         len(dsd.Run(nowhere).pairs)
+    dsd.write_prompts(s3, count=1, progress=False)
     with pytest.raises(FileNotFoundError, match="has no rows of the stage 'pairs' yet"):
-        dsd.write_prompts(s3, count=1, progress=False)
         len(dsd.Run(s3).pairs)
 
 
@@ -463,7 +463,7 @@ def test_the_command_line_takes_urls(s3):
         assert main([*words]) == 0
     assert len(dsd.Run(s3).prompts) == 2
     assert b"<html" in location(f"{s3}/report.html").read_bytes()
-    assert b"diversity" in location(f"{s3}/prompts/diversity.json").read_bytes()
+    assert b"near_dup" in location(f"{s3}/prompts/diversity.json").read_bytes()
 
 
 def test_labels_in_a_store(run, s3):

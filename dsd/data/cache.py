@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsd.data.storage import RemotePath
+from dsd.data.storage import CacheError, RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise type(error)(
+        raise CacheError(
             error.errno,
             f"Could not write the cache {folder()}: {error.strerror}. Free some space, set {SIZE_VARIABLE} "
             f"lower, or set {FOLDER_VARIABLE} to another folder.",

@@ -267,7 +267,8 @@ def _read(path: RemotePath) -> dict[str, Any] | None:
 def _told(holder: Mapping[str, Any]) -> str:
     if not {"pid", "host", "purpose", "since"} <= set(holder):
         return "another process"
-    return f"process {holder['pid']} on {holder['host']} ({holder['purpose']}, since {holder['since']})"
+    pid, host, purpose, since = (str(holder[name])[:80] for name in ("pid", "host", "purpose", "since"))
+    return f"process {pid} on {host} ({purpose}, since {since})"
 
 
 def _me() -> dict[str, Any]:

@@ -25,6 +25,8 @@ _AT_ONCE = 4  # chunks of one file read at the same time
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _S3 = ("s3", "s3a")
+_OPTIONS = (*_S3, "gs", "gcs", "hf", "abfs", "az", "memory")  # those whose URLs hold no options
+_NAMED = ("s3", "gs", "hf", "memory")
 _SECRET = re.compile(r"\?\S*|(?<=://)[^/@\s]+@|\b(AKIA|ASIA)[A-Z0-9]{12,}|(?<=Bearer )\S+")
 _told_of: set[str] = set()
 
@@ -35,6 +37,10 @@ class ConflictError(OSError):
 
 class StorageError(OSError):
     """A store could not be reached, or refused, after all retries."""
+
+
+class CacheError(StorageError):
+    """What is read from a store could not be kept on this machine."""
 
 
 class RefusedError(StorageError, PermissionError):
@@ -71,7 +77,7 @@ def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath"
     if "?" in rest or "#" in rest:
         raise ValueError(f"The URL {shown} has a query or a fragment. Give the folder's plain URL.")
     if protocol not in _protocols():
-        near = difflib.get_close_matches(protocol, _protocols(), n=1)
+        near = difflib.get_close_matches(protocol, _NAMED, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise ValueError(
             f"Unknown protocol in {shown!r}.{hint} Use a folder, s3://, gs://, hf:// or memory://."
@@ -331,7 +337,9 @@ class RemotePath:
         """The file system; made anew after a fork, which its connections do not survive."""
         import fsspec
 
-        return fsspec.filesystem(self.protocol, **_options(self.protocol))
+        if self.protocol in _OPTIONS:
+            return fsspec.filesystem(self.protocol, **_options(self.protocol))
+        return fsspec.core.url_to_fs(self.url)[0]
 
     def _tell_of_no_conditions(self) -> None:
         if self.protocol not in _told_of:

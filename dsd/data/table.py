@@ -48,7 +48,7 @@ class Table(Generic[R]):
         self._checked: set[_FileState] = set()
         self._places: dict[str, tuple[int, int, int]] = {}
         self._placed: tuple[Shard, ...] = ()
-        self._loaded_at = 0.0
+        self._placed_bytes, self._loaded_at = 0, 0.0
         self._groups: OrderedDict[tuple[_FileState, int], pa.Table] = OrderedDict()
         self._files: OrderedDict[_FileState, pq.ParquetFile] = OrderedDict()
         self._forget()
@@ -273,11 +273,11 @@ class Table(Generic[R]):
                 for group in range(file.num_row_groups):
                     for offset in range(file.metadata.row_group(group).num_rows):
                         self._places[next(ids)] = (number, group, offset)
-            self._placed = shards
+            self._placed, self._placed_bytes = shards, sum(shard.bytes for shard in shards)
         return self._places.get(row_id) if isinstance(row_id, str) else None
 
     def _fits_cache(self) -> bool:
-        return sum(shard.bytes for shard in self._placed) <= cache.limit_bytes() / 2
+        return self._placed_bytes <= cache.limit_bytes() / 2
 
     def _check_content(self, shard: Shard) -> None:
         """Compare the file with its hash, once as long as it stays what it is; of a store, the cached one."""
