@@ -15,9 +15,10 @@ from dsd import labels
 from dsd.cli import main
 from dsd.data import cache, lease
 from dsd.data.atomic import LockedError
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import ManifestError
 from dsd.data.rows import decode_image
-from dsd.data.storage import RemotePath, StorageError, location
+from dsd.data.storage import RemotePath, location
 from dsd.data.writer import TableWriter
 from dsd.labels.store import LabelFile
 from tests import remote_me

@@ -9,7 +9,8 @@ import pytest
 
 import dsd
 from dsd.data import cache
-from dsd.data.storage import CacheError, RemotePath, StorageError, location
+from dsd.data.filesystems import CacheError, StorageError
+from dsd.data.storage import RemotePath, location
 from tests.cheap_world import make_run
 from tests.remote_me import stages
 

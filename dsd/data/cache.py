@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsd.data.storage import CacheError, RemotePath
+from dsd.data.filesystems import CacheError
+from dsd.data.storage import RemotePath
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dsd.data.storage import ConflictError, RemotePath
+from dsd.data.filesystems import ConflictError
+from dsd.data.storage import RemotePath
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from dsd.data import cache
 from dsd.data.atomic import sha256_of
 from dsd.data.cache import ContentError
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest, ids_digest
 from dsd.data.remote import RemoteParquet, check_stored
 from dsd.data.rows import Row, TableKind
-from dsd.data.storage import Location, RemotePath, StorageError
+from dsd.data.storage import Location, RemotePath
 
 R = TypeVar("R")
 _FileState = tuple[int, int, int] | str  # inode, size, time of change; in a store, the version of the file

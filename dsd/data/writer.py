@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from dsd.data import cache
 from dsd.data.atomic import create_file, delete_file, discard_folder, make_folder, replace_file, sha256_of
+from dsd.data.filesystems import ConflictError, StorageError
 from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
 from dsd.data.rows import Row
-from dsd.data.storage import ConflictError, RemotePath, StorageError, move
+from dsd.data.storage import RemotePath, move
 from dsd.data.table import Table, footer_digest, footer_of
 
 logger = logging.getLogger(__name__)
