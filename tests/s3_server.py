@@ -1,4 +1,4 @@
-"""A server of the S3 protocol on 127.0.0.1 (moto's), behind a proxy that fails at random but seeded moments."""
+"""An S3 server on 127.0.0.1 (moto's), behind a proxy that fails at random but seeded moments."""
 
 import contextlib
 import http.client
@@ -55,7 +55,8 @@ class FaultyS3:
 
     def environment(self):
         return {
-            "AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1",
         }  # fmt: skip
 
@@ -89,7 +90,9 @@ class FaultyS3:
                     if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                         self.send_header(name, value)
                 length = dict((k.lower(), v) for k, v in headers).get("content-length")
-                self.send_header("Content-Length", length if self.command == "HEAD" else len(content))
+                self.send_header(
+                    "Content-Length", length if self.command == "HEAD" and length else len(content)
+                )
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(content if cut is None else content[:cut])

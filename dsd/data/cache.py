@@ -1,4 +1,4 @@
-"""The local cache of shards that are in a store: files named by their SHA-256; the longest unused go first."""
+"""The local cache of a store's shards: files named by their SHA-256, of which the longest unused go first."""
 
 import fcntl
 import hashlib
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dsd.data.filesystems import CacheError
 from dsd.data.storage import RemotePath
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise type(error)(
+        raise CacheError(
             error.errno,
             f"Could not write the cache {folder()}: {error.strerror}. Free some space, set {SIZE_VARIABLE} "
             f"lower, or set {FOLDER_VARIABLE} to another folder.",

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import ManifestError, Shard, ids_digest
 from dsd.data.rows import Row
 from dsd.data.shards import open_shard
-from dsd.data.storage import StorageError
 from dsd.data.table import Table, footer_of
 from dsd.types import Grid, GridPrompt, Pair
 
@@ -99,7 +99,7 @@ def _named(table: Table[Any], file: pq.ParquetFile, group: int, fault: str) -> I
 
 
 def _fault_of(table: Table[Any], row: Row) -> str | None:
-    """What is wrong with the content of a row: a picture or a tensor that cannot be decoded, or another id."""
+    """What is wrong with the content of a row: what cannot be decoded, or gives another id."""
     try:
         record = table.kind.from_row(row)
     except (ValueError, TypeError, KeyError) as error:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dsd.data.atomic import delete_file, explained, lock
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import STAGE_MANIFEST
 from dsd.data.shards import open_shard, part_number, stamp_of
-from dsd.data.storage import Location, RemotePath, StorageError
+from dsd.data.storage import Location, RemotePath
 from dsd.data.table import Table
 
 if TYPE_CHECKING:

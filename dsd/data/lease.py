@@ -1,8 +1,8 @@
 """One writer at a time in a run of an object store, where there is no lock that ends with its process.
 
 The holder puts an object into the run, and puts it anew as long as it lives. Whoever finds one that was not
-put anew for `TTL_S` takes it over. Both times are the store's: no clock of a client is trusted. A holder of this
-machine whose process is gone is known as dead at once.
+put anew for `TTL_S` takes it over. Both times are the store's: no clock of a client is trusted. A holder of
+this machine whose process is gone is known as dead at once.
 """
 
 import json
@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dsd.data.storage import ConflictError, RemotePath
+from dsd.data.filesystems import ConflictError
+from dsd.data.storage import RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ BEAT_S = 20.0
 SETTLE_S = 2.0
 _TTL_S_OF = {"hf": 1800.0}  # each beat is a commit there
 _held: dict[str, "Lease"] = {}
+_owners: set[str] = set()  # of this process
 
 
 class LockedError(RuntimeError):
@@ -59,7 +61,12 @@ class Lease:
         self._lost = False
         self._beats = 0
         self._renewed = _now()
-        self._version = self._acquired()
+        _owners.add(self._holder["owner"])
+        try:
+            self._version = self._acquired()
+        except BaseException:
+            _owners.discard(self._holder["owner"])
+            raise
         self._thread = threading.Thread(target=self._keep_up, name="dsd-lease", daemon=True)
         self._thread.start()
 
@@ -113,13 +120,16 @@ class Lease:
         self._versions.pop(path, None)
 
     def release(self) -> None:
-        """Let go of it."""
+        """Let go of it; if the store cannot be reached, it ends by itself."""
         self._ended.set()
         self._thread.join()
-        with self._guard:
-            if self._lost or _now() - self._renewed > self._ttl_s / 2:
-                return  # perhaps not ours any more; it ends by itself
+        _owners.discard(self._holder["owner"])
+        if self._lost or _now() - self._renewed > self._ttl_s / 2:
+            return  # perhaps not ours any more
+        try:
             self._file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("Could not delete the lock of %s, which ends by itself: %s", self.folder, error)
 
     def _acquired(self) -> str:
         found: dict[str, Any] | None = None
@@ -149,6 +159,8 @@ class Lease:
 
     def _is_dead(self, found: Mapping[str, Any]) -> bool:
         if found.get("machine") == self._holder["machine"] != "":
+            if found.get("pid") == os.getpid():
+                return found.get("owner") not in _owners
             return bool(_started(found.get("pid")) != found.get("started"))
         return self._silent_s() > self._ttl_s
 
@@ -163,9 +175,9 @@ class Lease:
 
     def _refused(self, found: Mapping[str, Any]) -> LockedError:
         return LockedError(
-            f"{self.folder} is being written to by {_told(found)}. Wait until it has ended, or stop it; reading "
-            f"is allowed meanwhile. If it has died, its lock ends {self._ttl_s:.0f} s after its last sign of "
-            "life."
+            f"{self.folder} is being written to by {_told(found)}. Wait until it has ended, or stop it; "
+            f"reading is allowed meanwhile. If it has died, its lock ends {self._ttl_s:.0f} s after its last "
+            "sign of life."
         )
 
     def _document(self) -> bytes:
@@ -256,7 +268,8 @@ def _read(path: RemotePath) -> dict[str, Any] | None:
 def _told(holder: Mapping[str, Any]) -> str:
     if not {"pid", "host", "purpose", "since"} <= set(holder):
         return "another process"
-    return f"process {holder['pid']} on {holder['host']} ({holder['purpose']}, since {holder['since']})"
+    pid, host, purpose, since = (str(holder[name])[:80] for name in ("pid", "host", "purpose", "since"))
+    return f"process {pid} on {host} ({purpose}, since {since})"
 
 
 def _me() -> dict[str, Any]:

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from dsd.data import cache
 from dsd.data.atomic import create_file, replace_file, sha256_of
+from dsd.data.filesystems import ConflictError, StorageError
 from dsd.data.manifest import Shard, ids_digest
 from dsd.data.rows import Row, TableKind
-from dsd.data.storage import ConflictError, Location, RemotePath, StorageError
+from dsd.data.storage import Location, RemotePath
 from dsd.data.table import footer_of
 from dsd.parquet import check_claims
 
@@ -69,7 +70,7 @@ def parquet(kind: TableKind[Any], stamp: Mapping[str, Any], rows: Iterable[Row])
 
 
 def put(folder: Location, number: int, data: memoryview) -> str:
-    """Write a shard under that number or, in a store, under the next one that is free; the name that it got."""
+    """Write a shard under that number or, in a store, the next one that is free; the name that it got."""
     if not isinstance(folder, RemotePath):
         replace_file(folder / part_name(number), data)
         return part_name(number)

@@ -1,8 +1,8 @@
 """Where a run lives: a local folder, or a folder of an object store behind an fsspec URL.
 
-`location` makes a `Path` of the one and a `RemotePath` of the other. A remote path has the names of `pathlib` as
-far as the store needs them, and differs where object stores do: an object is put whole or not at all, there is no
-rename and no folder, and the new content can be made to depend on the old.
+`location` makes a `Path` of the one and a `RemotePath` of the other. A remote path has the names of `pathlib`
+as far as they are needed, and differs where object stores do: an object is put whole or not at all, there is
+no rename and no folder, and whether new content is put can be made to depend on the old.
 """
 
 import difflib
@@ -12,33 +12,29 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.request import url2pathname
+
+from dsd.data.filesystems import (
+    S3,
+    ConflictError,
+    condition_failed,
+    files,
+    protocols,
+    scrubbed,
+    told,
+    unknown_condition,
+)
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 8 * 2**20
 _AT_ONCE = 4  # chunks of one file read at the same time
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-_S3 = ("s3", "s3a")
-_SECRET = re.compile(r"\?\S*|(?<=://)[^/@\s]+@|\b(AKIA|ASIA)[A-Z0-9]{12,}|(?<=Bearer )\S+")
+_NAMED = ("s3", "gs", "hf", "memory")
 _told_of: set[str] = set()
-
-
-class ConflictError(OSError):
-    """An object was not put, because what is there is not what it was to be put in the place of."""
-
-
-class StorageError(OSError):
-    """A store could not be reached, or refused, after all retries."""
-
-
-class RefusedError(StorageError, PermissionError):
-    """A store does not allow it."""
 
 
 def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath":
@@ -55,22 +51,23 @@ def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath"
         scheme, colon, _ = text.partition(":/")
         if "::" in text and "://" in text:
             raise ValueError("Chained URLs are not supported. Give the URL of the store alone.")
-        if colon and isinstance(path, Path) and scheme in _protocols() and not path.parent.exists():
+        if colon and isinstance(path, Path) and scheme in protocols() and not path.parent.exists():
             raise ValueError(f"{text!r} has lost a slash in a Path. Give the URL as a string: {scheme}://...")
         return Path(path).expanduser()
     protocol, rest = match[1].lower(), match[2]
     if protocol in ("file", "local"):
         return Path(url2pathname(rest))
-    shown = _scrubbed(text)
+    shown = scrubbed(text)
     if "@" in rest.partition("/")[0] and protocol != "hf":
         raise ValueError(
-            f"The URL {shown} holds a login, which would end up in logs. Leave it out, and give it through the "
-            "environment, as the store's own tools take it (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+            f"The URL {shown} holds a login, which would end up in logs. Leave it out, and give it through "
+            "the environment, as the store's own tools take it (for S3: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY)."
         )
     if "?" in rest or "#" in rest:
         raise ValueError(f"The URL {shown} has a query or a fragment. Give the folder's plain URL.")
-    if protocol not in _protocols():
-        near = difflib.get_close_matches(protocol, _protocols(), n=1)
+    if protocol not in protocols():
+        near = difflib.get_close_matches(protocol, _NAMED, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise ValueError(
             f"Unknown protocol in {shown!r}.{hint} Use a folder, s3://, gs://, hf:// or memory://."
@@ -87,8 +84,9 @@ def location(path: "str | os.PathLike[str] | RemotePath") -> "Path | RemotePath"
 class RemotePath:
     """A file or folder of a store, with the names of `pathlib` as far as they are needed; see `location`.
 
-    Every call may raise `StorageError` (after the store's own retries; says what, where, and what to do, without
-    secrets), `FileNotFoundError`, `PermissionError`, or `ModuleNotFoundError` (names the extra to install).
+    Every call may raise `StorageError` (after the store's own retries; says what, where, and what to do,
+    without secrets; also a `PermissionError` if the store refuses), `FileNotFoundError`, or
+    `ModuleNotFoundError` (names the extra to install).
 
     Attributes:
         url: without a slash at its end.
@@ -110,7 +108,7 @@ class RemotePath:
     @property
     def conditional(self) -> bool:
         """Whether a file can be replaced on condition that it is still what it was."""
-        return self.protocol in _S3 and self.protocol not in _told_of
+        return self.protocol in S3 and self.protocol not in _told_of
 
     @property
     def _path(self) -> PurePosixPath:
@@ -120,6 +118,11 @@ class RemotePath:
     def name(self) -> str:
         """The last part."""
         return self._path.name
+
+    @property
+    def stem(self) -> str:
+        """The last part without its suffix."""
+        return self._path.stem
 
     @property
     def parent(self) -> "RemotePath":
@@ -148,7 +151,7 @@ class RemotePath:
         return self
 
     def exists(self) -> bool:
-        """Whether there is a file, or a folder with something in it. A store that fails is an error, not False."""
+        """Whether there is a file, or a folder with something in it; a store that fails is an error."""
         return self._kind() is not None
 
     def is_dir(self) -> bool:
@@ -173,13 +176,13 @@ class RemotePath:
 
     def modified(self) -> float:
         """When it was last written, in seconds, by the clock of the store."""
-        with self._told("read"):
-            return float(self._files().modified(self.url).timestamp())
+        with told(self, "read"):
+            return float(files(self.url).modified(self.url).timestamp())
 
     def read_bytes(self) -> bytes:
         """The whole content; for small files."""
-        with self._told("read"):
-            return bytes(self._files().cat_file(self.url))
+        with told(self, "read"):
+            return bytes(files(self.url).cat_file(self.url))
 
     def read_text(self) -> str:
         """The whole content as text."""
@@ -194,8 +197,8 @@ class RemotePath:
         if not ranges:
             return []
         starts, ends = (list(side) for side in zip(*ranges, strict=True))
-        with self._told("read"):
-            found = self._files().cat_ranges([self.url] * len(ranges), starts, ends, on_error="raise")
+        with told(self, "read"):
+            found = files(self.url).cat_ranges([self.url] * len(ranges), starts, ends, on_error="raise")
             if short := [i for i, part in enumerate(found) if len(part) != ends[i] - starts[i]]:
                 raise EOFError(f"got {len(found[short[0]])} bytes of {ends[short[0]] - starts[short[0]]}")
         return [bytes(part) for part in found]
@@ -224,19 +227,36 @@ class RemotePath:
         options: dict[str, Any] = {"mode": "create"} if create and self.protocol not in _told_of else {}
         if replaces is not None and self.conditional:
             options = {"IfMatch": replaces}
-        with self._told("write"):
+        with told(self, "write"):
             try:
-                self._files().pipe_file(self.url, content, **options)
+                done = files(self.url).pipe_file(self.url, content, **options)
+                if isinstance(done, Mapping) and done.get("ETag"):
+                    return str(done["ETag"])
             except Exception as error:
-                if options and _unknown_condition(error):
+                if options and unknown_condition(error):
                     self._tell_of_no_conditions()
                     return self.put(content)
-                if not (options and _condition_failed(error)):
+                if not (options and condition_failed(error)):
                     raise
                 # A retry after an answer that was lost on the way meets what the first try has put.
                 if not self._holds(content):
                     raise ConflictError(errno.EEXIST, f"{self} was written by somebody else.") from None
         return self.version()
+
+    def append(self, content: bytes) -> None:
+        """Put the file anew with something added at its end; what others add meanwhile is kept on S3."""
+        for _ in range(10):
+            try:
+                known: str | None = self.version()
+                there = self.read_bytes()
+            except FileNotFoundError:
+                known, there = None, b""
+            try:
+                self.put(there + content, create=known is None, replaces=known)
+                return
+            except ConflictError:
+                continue
+        raise ConflictError(errno.EAGAIN, f"Others keep writing to {self}. Try again.")
 
     def write_bytes(self, content: bytes) -> None:
         """Write the file whole, whatever was there."""
@@ -245,16 +265,16 @@ class RemotePath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""
         try:
-            with self._told("delete"):
-                self._files().rm_file(self.url)
+            with told(self, "delete"):
+                files(self.url).rm_file(self.url)
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def rename(self, target: "RemotePath") -> "RemotePath":
         """Copy the file, then delete it: a stop in between leaves both."""
-        with self._told("copy"):
-            self._files().cp_file(self.url, target.url)
+        with told(self, "copy"):
+            files(self.url).cp_file(self.url, target.url)
         self.unlink(missing_ok=True)
         return target
 
@@ -271,22 +291,20 @@ class RemotePath:
         return (self / path for path in self._below(deep=True) if fnmatch.fnmatchcase(path.name, pattern))
 
     def _below(self, deep: bool) -> list[PurePosixPath]:
-        """The files below; not by `glob` of fsspec or `find` by levels, which pass over errors of the store."""
-        with self._told("list"):
-            files = self._files()
-            base = files._strip_protocol(self.url)
+        """The files below. Not by fsspec's `glob`, or `find` by levels, which pass over errors."""
+        with told(self, "list"):
+            store = files(self.url)
+            base = store._strip_protocol(self.url)
             try:
-                found = files.find(self.url) if deep else files.ls(self.url, detail=False)
+                found = store.find(self.url) if deep else store.ls(self.url, detail=False)
             except FileNotFoundError:
                 return []
-            names = [files._strip_protocol(name) for name in found]
-            return sorted(
-                PurePosixPath(n[len(base) :].lstrip("/")) for n in names if n.startswith(f"{base}/")
-            )
+            names = [store._strip_protocol(name) for name in found]
+            return sorted(PurePosixPath(n).relative_to(base) for n in names if n.startswith(f"{base}/"))
 
     def _info(self) -> Mapping[str, Any]:
-        with self._told("read"):
-            return dict(self._files().info(self.url))
+        with told(self, "read"):
+            return dict(files(self.url).info(self.url))
 
     def _kind(self) -> str | None:
         # Not by `exists` or `isdir` of fsspec, which take a store that fails for an empty one.
@@ -305,45 +323,13 @@ class RemotePath:
             start += len(chunk)
         return True
 
-    def _files(self) -> Any:
-        """The file system; made anew after a fork, which its connections do not survive."""
-        import fsspec
-
-        return fsspec.filesystem(self.protocol, **_options(self.protocol))
-
     def _tell_of_no_conditions(self) -> None:
         if self.protocol not in _told_of:
             _told_of.add(self.protocol)
             logger.warning(
-                "The store of %s does not know conditional writes: two processes that begin to write to one run in "
-                "the same second may both go on. See that only one does.", self,
+                "The store of %s does not know conditional writes: two processes that begin to write to one "
+                "run in the same second may both go on. See that only one does.", self,
             )  # fmt: skip
-
-    @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
-        """Turn whatever a file system raises into an error that says what to do. Its own text may hold secrets."""
-        try:
-            yield
-        except (ConflictError, StorageError):
-            raise
-        except ImportError as error:
-            raise ModuleNotFoundError(_install(self.protocol, error)) from error
-        except FileNotFoundError:
-            what = "its bucket does not exist. Create it first" if doing == "write" else "it does not exist"
-            raise FileNotFoundError(errno.ENOENT, f"Could not {doing} {self}: {what}.") from None
-        except PermissionError as error:
-            raise RefusedError(
-                errno.EACCES,
-                f"Could not {doing} {self}: the store refused ({_scrubbed(str(error))}). Check the credentials in "
-                "the environment, and what they allow.",
-            ) from None
-        except Exception as error:
-            text = f"{type(error).__name__}: {_scrubbed(str(error))}"
-            raise StorageError(
-                errno.EIO,
-                f"Could not {doing} {self}, after retries ({text}). What is listed is intact. Check the "
-                "connection, the credentials and the state of the store, and call again.",
-            ) from None
 
 
 Location = Path | RemotePath
@@ -362,51 +348,3 @@ def move(path: Location, name: str) -> None:
         path.rename(path.with_name(name))
     else:
         path.rename(path.with_name(name))
-
-
-def _protocols() -> list[str]:
-    import fsspec
-
-    return list(fsspec.available_protocols())
-
-
-def _options(protocol: str) -> dict[str, Any]:
-    """What we want otherwise than fsspec, unless the user's configuration says so."""
-    options: dict[str, Any] = {"use_listings_cache": False} if protocol != "memory" else {}
-    if protocol in _S3:
-        import fsspec
-
-        config = {"connect_timeout": 10, "read_timeout": 60}
-        if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & set(os.environ):
-            config["retries"] = {"mode": "standard", "total_max_attempts": 6}
-        options["config_kwargs"] = config | fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return options
-
-
-def _install(protocol: str, error: ImportError) -> str:
-    extra = _EXTRAS.get(protocol)
-    how = f"pip install 'diffusion-self-distillation[{extra}]'" if extra else str(error)
-    return f"{protocol}:// needs a package that is not installed. Install it: {how}"
-
-
-def _code(error: BaseException) -> str:
-    """What an S3 or a Google Cloud client says went wrong."""
-    response = getattr(error.__cause__ or error, "response", None)
-    if isinstance(response, Mapping):
-        return str(response.get("Error", {}).get("Code"))
-    return str(getattr(error, "code", ""))
-
-
-def _condition_failed(error: Exception) -> bool:
-    return isinstance(error, FileExistsError) or _code(error) in (
-        *("PreconditionFailed", "412"),
-        *("ConditionalRequestConflict", "409"),
-    )
-
-
-def _unknown_condition(error: Exception) -> bool:
-    return _code(error) in ("NotImplemented", "501")
-
-
-def _scrubbed(text: str) -> str:
-    return _SECRET.sub("***", " ".join(text.split()))[:300]

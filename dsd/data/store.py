@@ -14,7 +14,18 @@ from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
-from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Captioned, Failure, Judged, captions, failures, verdicts
+from dsd.data.rows import (
+    GRIDS,
+    PAIRS,
+    PROMPTS,
+    Captioned,
+    Failure,
+    Judged,
+    TableKind,
+    captions,
+    failures,
+    verdicts,
+)
 from dsd.data.storage import Location, RemotePath, location, move, named
 from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
@@ -52,6 +63,7 @@ class Run:
 
     def __init__(self, path: str | PathLike[str] | Location) -> None:
         self.path: Location = location(path)
+        self._asked: set[str] = set()
         self.prompts: Table[GridPrompt] = Table(self.path / "prompts", PROMPTS)
         self.grids: Table[Grid] = Table(self.path / "grids", GRIDS)
         self.pairs: Table[Pair] = Table(self.path / "pairs", PAIRS)
@@ -71,15 +83,19 @@ class Run:
 
     def verdicts(self, name: str) -> Table[Judged]:
         """What the curator of that name said."""
-        return Table(self.path / "verdicts" / name, verdicts(name))
+        return self._named("verdicts", name, verdicts(name))
 
     def captions(self, name: str) -> Table[Captioned]:
         """What the captioner of that name wrote, beside the captions that the pairs have."""
-        return Table(self.path / "captions" / name, captions(name))
+        return self._named("captions", name, captions(name))
 
     def failed(self, stage: str) -> Table[Failure]:
         """What a stage could not do, and why. The table does not exist before the first failure."""
-        return Table(self.path / "failed" / stage, failures(stage))
+        return self._named("failed", stage, failures(stage))
+
+    def _named(self, family: str, name: str, kind: TableKind[Any]) -> Table[Any]:
+        self._asked.add(f"{family}/{name}")
+        return Table(self.path / family / name, kind)
 
     def curators(self) -> list[str]:
         """The names under which there are verdicts."""
@@ -102,7 +118,7 @@ class Run:
         if family == "failed" and name:
             return self.failed(name)
         if family == "encoded" and name:
-            return Table(self.path / "encoded" / name, encodings(name))
+            return self._named("encoded", name, encodings(name))
         raise LookupError(
             f"A run has no stage {stage!r}. This one has: {', '.join(self.stages()) or 'none yet'}."
         )
@@ -123,7 +139,8 @@ class Run:
             known = {*json.loads((path / RUN_MANIFEST).read_bytes())["stages"]}
         except FileNotFoundError:
             known = set()
-        return {stage for stage in {"prompts", "grids", "pairs"} | known if self.table(stage).exists}
+        known |= {"prompts", "grids", "pairs"} | self._asked
+        return {stage for stage in known if self.table(stage).exists}
 
     def manifest(self) -> dict[str, Any]:
         """What every stage says of itself: spec, versions, counts, and the state of what it was made from."""

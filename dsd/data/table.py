@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from dsd.data import cache
 from dsd.data.atomic import sha256_of
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import (
     STAGE_MANIFEST,
     ChangedError,
@@ -26,7 +27,7 @@ from dsd.data.manifest import (
 )
 from dsd.data.remote import RemoteParquet, check_stored
 from dsd.data.rows import Row, TableKind
-from dsd.data.storage import Location, RemotePath, StorageError
+from dsd.data.storage import Location, RemotePath
 from dsd.parquet import check_claims
 
 R = TypeVar("R")
@@ -40,8 +41,8 @@ _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 class Table(Generic[R]):
     """The rows of one stage, as far as they are listed in its manifest.
 
-    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store, whole
-    shards are read through the local cache, and single columns by ranges.
+    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store,
+    whole shards are read through the local cache, and single columns by ranges.
 
     Args:
         folder: where the shards are, here or in a store.
@@ -55,7 +56,7 @@ class Table(Generic[R]):
         self._checked: set[_FileState] = set()
         self._places: dict[str, tuple[int, int, int]] = {}
         self._placed: tuple[Shard, ...] = ()
-        self._loaded_at = 0.0
+        self._placed_bytes, self._loaded_at = 0, 0.0
         self._groups: OrderedDict[tuple[_FileState, int], pa.Table] = OrderedDict()
         self._files: OrderedDict[_FileState, pq.ParquetFile] = OrderedDict()
         self._forget()
@@ -322,21 +323,21 @@ class Table(Generic[R]):
                 for group in range(file.num_row_groups):
                     for offset in range(file.metadata.row_group(group).num_rows):
                         self._places[next(ids)] = (number, group, offset)
-            self._placed = shards
+            self._placed, self._placed_bytes = shards, sum(shard.bytes for shard in shards)
         return self._places.get(row_id) if isinstance(row_id, str) else None
 
     def _fits_cache(self) -> bool:
-        return sum(shard.bytes for shard in self._placed) <= cache.limit_bytes() / 2
+        return self._placed_bytes <= cache.limit_bytes() / 2
 
     def _check_content(self, shard: Shard) -> None:
-        """Compare the whole file with its hash, once as long as it stays what it is; of a store, the cached one."""
+        """Compare the file with its hash, once as long as it stays what it is; of a store, the cached one."""
         path: Location = self.folder / shard.file
         with self._read_errors(shard):
             if isinstance(path, RemotePath):
-                path = cache.fetch(path, shard.sha256, shard.bytes)
+                stored, path = path, cache.fetch(path, shard.sha256, shard.bytes)
                 if _state(path) not in self._checked and sha256_of(path) != shard.sha256:
                     cache.drop(shard.sha256)
-                    path = cache.fetch(self.folder / shard.file, shard.sha256, shard.bytes)
+                    path = cache.fetch(stored, shard.sha256, shard.bytes)
         state, _ = self._open(shard)
         if state not in self._checked:
             if sha256_of(path) != shard.sha256:

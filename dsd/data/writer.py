@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from dsd.data.atomic import delete_file, discard_folder, make_folder
+from dsd.data.filesystems import StorageError
 from dsd.data.manifest import Shard, StageManifest, check_spec, versions, without_secrets
 from dsd.data.rows import Row
 from dsd.data.shards import entry, open_shard, parquet, part_number, put, row_bytes, stamp_of
-from dsd.data.storage import StorageError, move
+from dsd.data.storage import move
 from dsd.data.table import Table
 
 logger = logging.getLogger(__name__)

@@ -16,13 +16,14 @@ from functools import cache
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jinja2
 from markupsafe import Markup
 from PIL import Image
 
 from dsd.data.atomic import make_folder, replace_file
+from dsd.data.storage import Location, RemotePath, location
 from dsd.llm.ledger import dollars
 
 _PNG_SIDE_PX = 256
@@ -49,9 +50,17 @@ class Section:
     script: str = ""
 
 
+@overload
 def write_page(
     path: str | PathLike[str], title: str, sections: Sequence[Section], subtitle: str = ""
-) -> Path:
+) -> Path: ...
+@overload
+def write_page(
+    path: RemotePath, title: str, sections: Sequence[Section], subtitle: str = ""
+) -> RemotePath: ...
+def write_page(
+    path: str | PathLike[str] | RemotePath, title: str, sections: Sequence[Section], subtitle: str = ""
+) -> Location:
     """Write a page, in one step.
 
     Args:
@@ -63,15 +72,19 @@ def write_page(
     Returns:
         the file.
     """
-    file = Path(path)
+    file = location(path)
     make_folder(file.parent)
     replace_file(file, render_page(title, sections, subtitle).encode())
     return file
 
 
-def write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
+@overload
+def write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path: ...
+@overload
+def write_json(path: RemotePath, content: Mapping[str, Any]) -> RemotePath: ...
+def write_json(path: str | PathLike[str] | RemotePath, content: Mapping[str, Any]) -> Location:
     """Write facts as JSON, in one step; numbers that are not finite become null."""
-    file = Path(path)
+    file = location(path)
     make_folder(file.parent)
     replace_file(
         file, (json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -2,8 +2,8 @@
 
 import json
 from os import PathLike
-from pathlib import Path
 
+from dsd.data.storage import Location, location
 from dsd.data.store import Run
 from dsd.evaluation import sections
 from dsd.evaluation.page import Section, write_json, write_page
@@ -17,12 +17,12 @@ def report_run(
     *,
     samples: int = 12,
     search: int = 200,
-) -> Path:
+) -> Location:
     """Write the report of a run's data: its grids, and the pairs that each curator kept, dropped and could
     not judge, with its words, to be searched in the page.
 
     Args:
-        run: the run or its folder; it may be unfinished.
+        run: the run, its folder or its URL; it may be unfinished.
         folder: where `report.html` and `report.json` go; by default the run's own.
         samples: how many grids, and kept, dropped and unjudged pairs of each curator to show.
         search: how many more pairs of each kind the page holds for its search.
@@ -40,7 +40,7 @@ def report_run(
         raise FileNotFoundError(
             f"There is no run in {run.path}. Check the path, or begin one with dsd.write_prompts(run)."
         )
-    target = run.path if folder is None else Path(folder).expanduser()
+    target = run.path if folder is None else location(folder)
     _check_free(target / "report.json")
     parts = [sections.flow(sections.run_steps(run)), *sections.of_run(run, samples=samples, search=search)]
     parts.append(sections.making(sections.stage_rows(run)))
@@ -50,7 +50,7 @@ def report_run(
     )
 
 
-def _check_free(facts: Path) -> None:
+def _check_free(facts: Location) -> None:
     if facts.is_file() and "stages" not in json.loads(facts.read_text()):
         raise FileExistsError(
             f"{facts} belongs to a report of another kind, which is not replaced. Give another `folder`."

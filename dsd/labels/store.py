@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from dsd.data.atomic import explained, make_folder
+from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
 
 logger = logging.getLogger(__name__)
@@ -96,10 +97,10 @@ class LabelFile:
     """
 
     def __init__(self, run: Run | str | PathLike[str], person: str) -> None:
-        folder = run.path if isinstance(run, Run) else Path(run).expanduser()
+        folder = run.path if isinstance(run, Run) else location(run)
         self.person = person_name(person)
         self.path = folder / FOLDER / f"{self.person}.jsonl"
-        self._state: tuple[int, int, int] | None = None
+        self._state: tuple[int, int, int] | str | None = None
         self._labels: dict[str, Label] = {}
         self._told: set[int] = set()
 
@@ -115,6 +116,9 @@ class LabelFile:
         """
         added = Label(pair_id=pair_id, label=label, person=self.person, time=now(), seconds=seconds)
         line = json.dumps(asdict(added)).encode() + b"\n"
+        if isinstance(self.path, RemotePath):
+            self.path.append(line)
+            return added
         make_folder(self.path.parent)
         with explained(self.path):
             new = not self.path.exists()
@@ -141,10 +145,9 @@ class LabelFile:
         with a warning.
         """
         try:
-            status = os.stat(self.path)
+            state = _state(self.path)
         except FileNotFoundError:
             return {}
-        state = (status.st_ino, status.st_size, status.st_mtime_ns)
         if state != self._state:
             self._labels = {label.pair_id: label for label in self._lines(self.path.read_bytes())}
             self._state = state
@@ -187,7 +190,7 @@ class LabelFile:
 
 def people(run: Run | str | PathLike[str]) -> list[str]:
     """Who has labelled pairs of a run, in alphabetical order."""
-    folder = (run.path if isinstance(run, Run) else Path(run).expanduser()) / FOLDER
+    folder = (run.path if isinstance(run, Run) else location(run)) / FOLDER
     return sorted(path.stem for path in folder.glob("*.jsonl") if _PERSON.fullmatch(path.stem))
 
 
@@ -217,6 +220,13 @@ def read(run: Run | str | PathLike[str], person: str | None = None) -> list[Labe
             run.path / FOLDER,
         )
     return found
+
+
+def _state(path: Location) -> tuple[int, int, int] | str:
+    if isinstance(path, RemotePath):
+        return path.version()
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _sync(folder: Path) -> None:

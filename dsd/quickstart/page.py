@@ -60,7 +60,9 @@ def write_report(
         sections.making(_stages(run, facts, len(cases)), arguments),
     ]
     subtitle = f"Diffusion Self-Distillation in the embedded small world: from nothing in {spent}"
-    return write_page(run.path / "report.html", "A model teaches itself to keep a character", parts, subtitle)
+    return write_page(
+        Path(str(run.path)) / "report.html", "A model teaches itself to keep a character", parts, subtitle
+    )
 
 
 def _tiles(facts: Mapping[str, Any], result: Evaluation, spent: str) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.data.atomic import lock, make_folder, sweep_temporary
+from dsd.data.storage import location
 from dsd.data.store import Run
 from dsd.quiet import quiet_loading
 from dsd.studies.curators_csv import of_table
@@ -128,13 +129,13 @@ def labelled_pairs(
                 f"The pairs {MINI!r} are drawn here. Leave out labels, columns, images, subjects and hard."
             )
         return of_renderer()
-    path = pairs.path if isinstance(pairs, Run) else Path(pairs).expanduser()
+    path = pairs.path if isinstance(pairs, Run) else location(pairs)
     if not isinstance(pairs, Run) and not path.exists():
         raise FileNotFoundError(
             f"There are no labelled pairs in {path}: no such file or folder. Check the path."
         )
     table = path / "pairs.csv" if path.is_dir() else path
-    if table.is_file():
+    if isinstance(table, Path) and table.is_file():
         if labels is not None:
             raise ValueError(f"`labels` go with a run, but {table} has its own. Leave them out.")
         return of_table(
