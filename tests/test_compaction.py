@@ -320,3 +320,38 @@ def test_rows_of_another_spec_go_and_rows_that_stand_nowhere_stay(run, tmp_path,
     found = run.gc()
     assert [orphan.path for orphan in found.removed] == ["pairs/part-00020.parquet.unlisted"]
     assert [orphan.path for orphan in found.kept] == ["pairs/part-00021.parquet.unlisted"]
+
+
+def test_runs_in_a_store_are_looked_after_alike(run, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("DSD_CACHE", str(tmp_path / "cache"))
+    (run.path / "verdicts" / "parity" / "part-00000.parquet.damaged").write_bytes(b"zeros")
+    (run.path / "notes.txt").write_text("mine")
+    files = fsspec.filesystem("memory")
+    for path in run.path.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            files.pipe_file(f"memory://compaction/run/{path.relative_to(run.path)}", path.read_bytes())
+    try:
+        stored, before = dsd.Run("memory://compaction/run"), content(run)
+        reader = dsd.Run("memory://compaction/run")
+        wanted = reader.pairs.ids()[-1]
+        assert reader.pairs[wanted].id == wanted
+        assert stored.examine().whole
+        assert [found.shards for found in stored.compact()] == [1, 1, 1, 1]
+        assert content(stored) == before
+        assert reader.pairs[wanted].id == wanted
+        assert stored.migrate()
+        found = stored.gc()
+        assert [orphan.path for orphan in found.removed] == ["verdicts/parity/part-00000.parquet.damaged"]
+        assert [orphan.path for orphan in found.kept] == ["notes.txt"]
+        shard = stored.pairs.folder / stored.pairs.manifest.shards[0].file
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 16
+        shard.write_bytes(bytes(data))
+        shutil.rmtree(tmp_path / "cache")
+        assert not dsd.Run(stored.path).examine(mend=True).whole
+        assert dsd.make_pairs(dsd.Run(stored.path), progress=False).rows == 72
+        assert dsd.Run(stored.path).examine().whole
+    finally:
+        files.rm("memory://compaction", recursive=True)

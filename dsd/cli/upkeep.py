@@ -16,7 +16,7 @@ _SHOWN = 50
 
 def compact(
     run: str,
-    stage: Sequence[str] | None = None,
+    stage: str | Sequence[str] | None = None,
     shard_rows: int = 2048,
     shard_mb: int = 128,
     progress: bool = True,
@@ -32,10 +32,10 @@ def compact(
     """
     from dsd.data.compaction import compact as merge
 
-    found = _run(run)
-    total = sum(len(found.table(name).manifest.shards) for name in stage or found.stages())
+    found, chosen = _run(run), _chosen(stage)
+    total = sum(len(found.table(name).manifest.shards) for name in chosen or found.stages())
     with _bar("compact", total, "shard", progress) as bar:
-        done = merge(found, stage, shard_rows=shard_rows, shard_bytes=shard_mb * 2**20, advance=bar.update)
+        done = merge(found, chosen, shard_rows=shard_rows, shard_bytes=shard_mb * 2**20, advance=bar.update)
     return "\n".join(map(str, done))
 
 
@@ -71,7 +71,7 @@ class Told:
 
 def verify(
     run: str,
-    stage: Sequence[str] | None = None,
+    stage: str | Sequence[str] | None = None,
     mend: bool = False,
     json: bool = False,
     progress: bool = True,
@@ -89,9 +89,9 @@ def verify(
     """
     from dsd.data.verification import verify as look
 
-    found = _run(run)
-    with _bar("verify", _bytes(found, stage), "B", progress, unit_scale=True) as bar:
-        seen = look(found, stage, mend=mend, advance=bar.update)
+    found, chosen = _run(run), _chosen(stage)
+    with _bar("verify", _bytes(found, chosen), "B", progress, unit_scale=True) as bar:
+        seen = look(found, chosen, mend=mend, advance=bar.update)
     text = jsonlib.dumps(seen.as_json(), indent=1) if json else _table(seen, found.path)
     return Told(text, 0 if seen.whole else 1)
 
@@ -132,6 +132,10 @@ def _bytes(run: Run, stages: Sequence[str] | None) -> int:
         except (RuntimeError, FileNotFoundError):  # told of when it is looked at
             continue
     return total
+
+
+def _chosen(stage: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [stage] if isinstance(stage, str) else stage
 
 
 def _run(path: str) -> Run:
