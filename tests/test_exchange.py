@@ -19,7 +19,7 @@ from dsd.data.atomic import LockedError
 from dsd.data.manifest import SpecError
 from dsd.data.rows import Captioned, Judged
 from dsd.data.writer import TableWriter
-from dsd.exchange import LAYOUTS, export_pairs, import_pairs
+from dsd.exchange import LAYOUTS, export_pairs, import_pairs, parquet_writers
 from dsd.exchange import writers as layout_writers
 from dsd.exchange.subjects200k import joined, split
 from dsd.types import Pair, Verdict
@@ -171,7 +171,7 @@ def subjects_file(path, rows):
         name: [row.get(name) for row in rows] for name in ("image", "collection", "quality_assessment")
     }
     columns["description"] = [row.get("description") for row in rows]
-    pq.write_table(pa.table(columns, schema=layout_writers._subjects_schema()), path)
+    pq.write_table(pa.table(columns, schema=parquet_writers._subjects_schema()), path)
     return path
 
 

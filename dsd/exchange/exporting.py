@@ -15,8 +15,9 @@ from tqdm import tqdm
 from dsd.data.rows import decode_image
 from dsd.data.store import Run
 from dsd.exchange import LAYOUTS, card
+from dsd.exchange.outgoing import Outgoing
 from dsd.exchange.output import RunLike, as_run, new_folder
-from dsd.exchange.writers import WRITERS, Outgoing
+from dsd.exchange.writers import WRITERS
 
 _WITH_VERDICTS = ("subjects200k", "webdataset", "imagefolder")
 
@@ -114,11 +115,12 @@ def export_pairs(
         new_folder(target) as new,
         tqdm(total=len(ids), desc="export", unit="pair", file=sys.stderr, disable=not progress) as bar,
     ):
-        encode = _png if images == "png" else _jpeg(quality)
+        # Pictures that are joined become JPEG once, together.
+        encode = _png if images == "png" or layout == "subjects200k" else _jpeg(quality)
         with WRITERS[layout](
             new, images=images, shard_pairs=shard_pairs, shard_bytes=shard_mb << 20
         ) as writer:
-            writer.padding = padding
+            writer.padding, writer.quality = padding, quality
             for outgoing in _outgoing(source, ids, captions, encode, layout in _WITH_VERDICTS):
                 if why := writer.add(outgoing):
                     left_out[why] += 1
