@@ -18,7 +18,7 @@ from dsd.data.rows import Row, TableKind
 from dsd.parquet import check_claims
 
 R = TypeVar("R")
-_FileState = tuple[int, int, int]  # inode, size, time of change
+_FileState = tuple[int, int, int, int]  # inode, size, times of change: of the content, of anything
 
 _MAX_FILES = 32
 _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
@@ -267,7 +267,7 @@ class Table(Generic[R]):
 
 def _state(path: Path) -> _FileState:
     status = os.stat(path)
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def footer_digest(path: Path) -> str:
