@@ -12,6 +12,10 @@ _MAX_BYTES = 2**18
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)  # all but tabs and ends of lines
+_FORMULA = re.compile(r"[\s\x00-\x1f\u200b\u00ad\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 
@@ -22,6 +26,42 @@ def one_line(text: str, max_chars: int) -> str:
         return text
     cut = text[:max_chars]
     return (cut if text[max_chars] == " " else cut.rpartition(" ")[0] or cut).rstrip()
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: what would move its cursor, colour it, or turn its letters round is written out.
+
+    >>> printable("red \x1b[2Jfox\nnext line")
+    'red \\x1b[2Jfox\nnext line'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown and HTML take as text: no tags, links, emphasis, columns or new lines."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+    return re.sub(r"^(\d+)([.)])|^([-+=:])", _not_a_list, text)
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    >>> [csv_cell(x) for x in ("=1+1", " @SUM(A1)", "-0.5", -0.5, "fox")]
+    ["'=1+1", "' @SUM(A1)", '-0.5', -0.5, 'fox']
+    """
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote a lone carriage return, which would begin a row of its own.
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def words_of(text: str) -> list[str]:
@@ -105,6 +145,11 @@ def _checked(path: Path, places: tuple[str, ...]) -> Text:
     if formatted := [name for _, name, how, conversion in parts if name is not None and (how or conversion)]:
         raise ValueError(f"The text {path} formats the place {{{formatted[0]}}}; write the name alone.")
     return Text(content=content, source=str(path))
+
+
+def _not_a_list(found: re.Match[str]) -> str:
+    number, sign, other = found.groups()
+    return f"{number}\\{sign}" if number else f"\\{other}"
 
 
 def fingerprint(*texts: Text) -> str:
