@@ -16,6 +16,8 @@ _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )  # all but tabs and ends of lines
 _FORMULA = re.compile(r"[\s\x00-\x1f\u200b\u00ad\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_MARKED = re.compile(r"^(\d*)([.)+-])(?=\s|$)|^()([-=:](?=[-=: ]*$))")
+_NUMBERS = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?( to [-+]?\d+(\.\d+)?(e[-+]?\d+)?)?")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 
@@ -42,7 +44,7 @@ def markdown_text(text: str) -> str:
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
-    return re.sub(r"^(\d+)([.)])|^([-+=:])", _not_a_list, text)
+    return _MARKED.sub(lambda found: f"{found[1] or ''}\\{found[2] or found[4]}", text)  # no lists, no rules
 
 
 def csv_cell(value: object) -> object:
@@ -55,13 +57,7 @@ def csv_cell(value: object) -> object:
         return value
     # The csv module does not quote a lone carriage return, which would begin a row of its own.
     value = value.replace("\r\n", "\n").replace("\r", "\n")
-    if not _FORMULA.match(value):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBERS.fullmatch(value) else value
 
 
 def words_of(text: str) -> list[str]:
@@ -145,11 +141,6 @@ def _checked(path: Path, places: tuple[str, ...]) -> Text:
     if formatted := [name for _, name, how, conversion in parts if name is not None and (how or conversion)]:
         raise ValueError(f"The text {path} formats the place {{{formatted[0]}}}; write the name alone.")
     return Text(content=content, source=str(path))
-
-
-def _not_a_list(found: re.Match[str]) -> str:
-    number, sign, other = found.groups()
-    return f"{number}\\{sign}" if number else f"\\{other}"
 
 
 def fingerprint(*texts: Text) -> str:

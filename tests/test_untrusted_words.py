@@ -85,9 +85,8 @@ class Evil(dsd.curators.Curator):
 
 def evil_pages(run, folder):
     drawn = plots.scatter([(evil, i, i, i == 0) for i, evil in enumerate(EVIL)], ALL_EVIL, ALL_EVIL, ALL_EVIL)
-    line = lines(
-        [Line(name=evil, points=[(0, 0), (1, 1)]) for evil in EVIL[:3]], ALL_EVIL, ALL_EVIL, ALL_EVIL
-    )
+    three = [Line(name=evil, points=[(0, 0), (1, 1)]) for evil in EVIL[:3]]
+    line = lines(three, ALL_EVIL, ALL_EVIL, description=ALL_EVIL)
     table = Table(
         title=ALL_EVIL,
         text=ALL_EVIL,
@@ -151,7 +150,7 @@ def test_no_word_runs_in_a_browser(run, tmp_path):
             assert "window.owned = 1" in text  # it is there to be read
             tab.close()
         tab = browser.new_page()  # the test would see a script that runs
-        (tmp_path / "bad.html").write_text(f"<!doctype html><body>{ALL_EVIL}")
+        (tmp_path / "bad.html").write_text(f"<!doctype html><body>{EVIL[1]}")
         tab.goto((tmp_path / "bad.html").as_uri())
         tab.wait_for_timeout(300)
         assert tab.evaluate("window.owned") == 1
