@@ -1,5 +1,6 @@
 # make quickstart   set everything up and run the main job: report in runs/quickstart/report.html
 # make test         set everything up and run all checks and tests
+# make audit        look for known vulnerabilities of the pinned packages
 #
 # Set-up is done once, and again when pyproject.toml or constraints.txt changed.
 
@@ -13,7 +14,7 @@ JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 
-.PHONY: quickstart test lint docs wheel clean
+.PHONY: quickstart test lint docs wheel audit clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.run
@@ -33,6 +34,10 @@ docs: .venv/.dev
 
 wheel: .venv/.dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+# Known vulnerabilities of the pinned packages; says so where their list cannot be reached.
+audit:
+	PYTHON=$(PYTHON) .ci/audit
 
 clean:
 	rm -rf .venv build dist site

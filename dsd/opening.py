@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
 """A picture with more pixels is refused before it is decoded: 150 MB as RGB."""
@@ -115,7 +115,7 @@ def is_file(path: Path) -> bool:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"it is none of {', '.join(FORMATS)}, or damaged."
     said = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
     return f"{said.rstrip('.')}."

@@ -12,6 +12,12 @@ _MAX_BYTES = 2**18
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)  # all but tabs and ends of lines
+_FORMULA = re.compile(r"[\s\x00-\x1f\u200b\u00ad\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_MARKED = re.compile(r"^(\d*)([.)+-])(?=\s|$)|^()([-=:](?=[-=: ]*$))")
+_NUMBERS = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?( to [-+]?\d+(\.\d+)?(e[-+]?\d+)?)?")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 
@@ -22,6 +28,36 @@ def one_line(text: str, max_chars: int) -> str:
         return text
     cut = text[:max_chars]
     return (cut if text[max_chars] == " " else cut.rpartition(" ")[0] or cut).rstrip()
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: what would move its cursor, colour it, or turn its letters round is written out.
+
+    >>> printable("red \x1b[2Jfox\nnext line")
+    'red \\x1b[2Jfox\nnext line'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown and HTML take as text: no tags, links, emphasis, columns or new lines."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+    return _MARKED.sub(lambda found: f"{found[1] or ''}\\{found[2] or found[4]}", text)  # no lists, no rules
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    >>> [csv_cell(x) for x in ("=1+1", " @SUM(A1)", "-0.5", -0.5, "fox")]
+    ["'=1+1", "' @SUM(A1)", '-0.5', -0.5, 'fox']
+    """
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote a lone carriage return, which would begin a row of its own.
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBERS.fullmatch(value) else value
 
 
 def words_of(text: str) -> list[str]:

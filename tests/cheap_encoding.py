@@ -1,7 +1,8 @@
-"""What the stages of prompts, captions and encodings need, at no cost: a slow writer, a captioner, a backbone."""
+"""What prompts, captions and encodings are made with at no cost: a slow writer, a captioner, a backbone."""
 
 import hashlib
 import time
+from typing import ClassVar
 
 import torch
 
@@ -42,7 +43,7 @@ class EchoCaptioner(captioners.Captioner):
 class CheapLatents(Backbone):
     """Latents are pixels, and texts are hashes: both depend on nothing but what is encoded."""
 
-    lora_targets = {}
+    lora_targets: ClassVar = {}
     pixels_per_token = pixels_per_latent = 1
     denoiser = scheduler = None
 

@@ -1,8 +1,8 @@
 """A program that makes a whole run in small shards, and is killed while it does.
 
 kill_me.py RUN                 works slowly, says "started" when it begins; killed from outside
-kill_me.py RUN WHOLE           ends itself at each step of writing in turn, then not; says how many there were.
-                               In WHOLE it makes the same run without a stop.
+kill_me.py RUN WHOLE           ends itself at each step of writing in turn, then not; says how many there
+                               were. In WHOLE it makes the same run without a stop.
 kill_me.py RUN COUNT SEED      is killed at so many random moments of all stages, captions and encodings too,
                                each time begun again where it was; says in which stage each moment fell.
 """

@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,7 +40,11 @@ from dsd.evaluation.benchmarks.own_folder import OwnFolder
 from dsd.judges.recorded import RecordedJudge
 from dsd.labels import LabelFile
 from dsd.llm import parsing
+from dsd.llm.cache import RequestCache
+from dsd.llm.messages import Message
+from dsd.llm.provider import MAX_ANSWER_BYTES
 from dsd.llm.rating import MODES, parse_rating
+from dsd.llm.records import Request
 from dsd.prompts.captions import read_captions
 from dsd.prompts.file import FileWriter
 from dsd.studies.reading import table_rows
@@ -187,6 +192,21 @@ def test_long_answers_are_read_in_time_that_grows_as_they_do(piece, read):
         return
     with pytest.raises(ValueError, match=r"."):
         parsing.parse(text, Judgement)
+
+
+@pytest.mark.parametrize("piece", ["{", '{"a":', "{ x }", '{"a":[1,1,1,1,'])
+def test_an_answer_as_long_as_may_be_takes_seconds_at_most(piece):
+    text = (piece * (MAX_ANSWER_BYTES // len(piece) + 1))[:MAX_ANSWER_BYTES]
+    for long in (text, text[:399_000], '{"a":' * 190 + "[" + "1," * 190_000):
+        begun = time.process_time()
+        with pytest.raises(ValueError, match=r"are read|too many braces|no JSON object"):
+            parsing.parse(long, Judgement)
+        assert time.process_time() - begun < 10
+
+
+def test_an_object_is_found_behind_a_number_that_cannot_be_read():
+    text = '{"words": ' + "9" * 5000 + '} and {"words": "a", "same": true, "score": 1}'
+    assert parsing.parse(text, Judgement).words == "a"
 
 
 class Judgement(BaseModel):
@@ -573,6 +593,48 @@ def test_labels(content):
         found = file.read()
         assert found["p"].person == "ann"
         assert all(json.dumps(asdict(label), allow_nan=False) for label in found.values())
+
+
+def answers():
+    """A cache of answers as a file."""
+    with folder() as path:
+        cache = RequestCache(path / "a.sqlite")
+        for number in range(40):
+            cache.put(
+                replace(REQUEST, replicate=number), "m", {"text": f"answer {number} " * 20, "model": "m"}
+            )
+        cache.close()
+        return (path / "a.sqlite").read_bytes()
+
+
+REQUEST = Request(messages=[Message(role="user", parts=("What?",))])
+ANSWERS = answers()
+
+
+@FUZZ
+@given(damaged(ANSWERS))
+@example(ANSWERS[:4096])
+def test_caches_of_answers(content):
+    with folder() as path:
+        (path / "a.sqlite").write_bytes(content)
+        cache = outcome(lambda: RequestCache(path / "a.sqlite"), ValueError)
+        if cache is None:
+            return
+        for number in (0, 20, 39, 40):
+            asked = replace(REQUEST, replicate=number)
+            found = outcome(lambda asked=asked: cache.get(asked, "m"), ValueError)
+            assert found is None or isinstance(found["text"], str)
+        cache.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", '{"text": 3, "model": "m"}', '{"text": "x"}', "[" * 100_000])
+def test_an_answer_that_is_damaged_is_asked_for_again(tmp_path, text):
+    cache = RequestCache(tmp_path / "a.sqlite")
+    cache._connection.execute("INSERT INTO answers VALUES (?, ?)", (REQUEST.key("m"), text))
+    assert cache.get(REQUEST, "m") is None
+    cache.put(REQUEST, "m", {"text": "x", "model": "m"})
+    assert cache.get(REQUEST, "m") == {"text": "x", "model": "m"}
+    cache.close()
 
 
 def test_the_damage_is_damage():

@@ -549,7 +549,7 @@ def test_what_names_say_is_shown_and_not_obeyed(tmp_path):
     page, text = ((tmp_path / "out" / f"report.{x}").read_text(encoding="utf-8") for x in ("html", "md"))
     assert EVIL not in page
     assert EVIL not in text
-    assert "](javascript" not in text
+    assert "](javascript" not in text.replace("\\]", "")  # an escaped bracket ends no link
     for drawing in (tmp_path / "out" / "plots").glob("*.svg"):
         ElementTree.parse(drawing)
 

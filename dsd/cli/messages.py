@@ -11,13 +11,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from dsd.cli.options import Option
+from dsd.texts import printable
 
 _UNKNOWN_OPTION = r"(?:does not accept option|unrecognized arguments:|^Option) '?-*([^\s='\"]+)"
 
 
 def fail(command: str, message: str, status: int = 2) -> int:
     """Write one line on stderr; returns the exit status."""
-    sys.stderr.write(f"{_called(command)}: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{_called(command)}: {printable(' '.join(message.split()))}\n")
     return status
 
 
@@ -73,7 +74,7 @@ def text_of(error: Exception) -> str:
 def told(debug: bool) -> Iterator[None]:
     """Show what dsd logs on stderr, exceptions as one line unless `debug`."""
     logger, handler = logging.getLogger("dsd"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if debug else _Brief("%(message)s"))
+    handler.setFormatter(_Whole("%(levelname)s: %(message)s") if debug else _Brief("%(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -84,12 +85,17 @@ def told(debug: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _Whole(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _Brief(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         brief = copy.copy(record)
         brief.exc_info = brief.exc_text = brief.stack_info = None
         text = super().format(brief)
-        return f"{text}: {' '.join(str(record.exc_info[1]).split())}" if record.exc_info else text
+        return printable(f"{text}: {' '.join(str(record.exc_info[1]).split())}" if record.exc_info else text)
 
 
 def _called(command: str) -> str:

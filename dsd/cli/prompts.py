@@ -56,11 +56,13 @@ def _table(rows: list[tuple[str, str]], examples: Any) -> str:
     from rich.markup import escape
     from rich.table import Table
 
+    from dsd.texts import printable
+
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     for name, value in rows:
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(printable(value)))
     for subject, like in examples:
-        table.add_row("such as", escape(f"{subject} / {like}"))
+        table.add_row("such as", escape(printable(f"{subject} / {like}")))
     console = Console(file=io.StringIO(), width=100)
     console.print(table)
     assert isinstance(console.file, io.StringIO)

@@ -186,7 +186,7 @@ def lock(folder: Location, purpose: str) -> Iterator[None]:
         return
     path = folder / lease.LOCK
     with explained(path):
-        file = path.open("a+")
+        file = path.open("ab", buffering=0)  # what is not written is not tried again when it is closed
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,8 +203,7 @@ def lock(folder: Location, purpose: str) -> Iterator[None]:
         }
         with explained(path):
             file.truncate(0)
-            file.write(json.dumps(holder))
-            file.flush()
+            file.write(json.dumps(holder).encode())
         yield
 
 
@@ -212,7 +211,12 @@ def _holder(path: Path) -> str:
     try:
         held = json.loads(path.read_text())
         return f"process {held['pid']} on {held['host']} ({held['purpose']}, since {held['since']})"
-    except (ValueError, KeyError):  # read between its taking the lock and its signing it
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # read between its taking the lock and its signing it
         return "another process"
 
 

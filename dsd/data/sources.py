@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dsd.data.encodings import Encoding, caption_id
 from dsd.data.policy import Policy
 from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
+from dsd.parquet import open_parquet
 from dsd.types import Pair
 
 Sizes = int | Sequence[Size] | None
@@ -313,8 +315,12 @@ def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) ->
             raise FileNotFoundError(
                 f"The folder {path} is no run and holds no Parquet files. Check the path."
             )
+        for file in files:
+            open_parquet(file).close()  # says now if it claims too much, or is damaged
         return datasets.load_dataset("parquet", data_files=files, split="train"), []
     if path.is_file() or "*" in source:
+        for file in [path] if path.is_file() else map(Path, glob(str(path), recursive=True)):
+            open_parquet(file).close()
         return datasets.load_dataset("parquet", data_files=str(path), split="train"), []
     if columns is None or source.count("/") > 1 or source.startswith((".", "~")):
         raise FileNotFoundError(

@@ -31,7 +31,8 @@ from dsd.data.storage import Location, RemotePath
 from dsd.parquet import check_claims
 
 R = TypeVar("R")
-_FileState = tuple[int, int, int] | str  # inode, size, time of change; in a store, the version of the file
+# Inode, size, times of change (of the content, of anything); in a store, the version of the file.
+_FileState = tuple[int, int, int, int] | str
 
 _MAX_FILES = 32
 _MANIFEST_S = 2.0  # how old a manifest of a store may be when rows are read singly
@@ -363,7 +364,7 @@ def _state(path: Location) -> _FileState:
     if isinstance(path, RemotePath):
         return path.version()
     status = os.stat(path)
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def footer_digest(path: Path) -> str:

@@ -18,6 +18,7 @@ from torchmetrics.functional.nominal import fleiss_kappa
 from dsd.data.atomic import make_folder, replace_file
 from dsd.data.store import Run
 from dsd.labels.store import LABELS, Label, LabelName, read
+from dsd.texts import csv_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,8 @@ def export(run: Run | str | PathLike[str], path: str | PathLike[str], person: st
     buffer = io.BytesIO()
     if path.suffix == ".csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("pair_id", "label"), *rows])
+        table = [("pair_id", "label"), *((csv_cell(pair_id), label) for pair_id, label in rows)]
+        csv.writer(text, lineterminator="\n").writerows(table)
         buffer.write(text.getvalue().encode())
     else:
         ids, said = zip(*rows, strict=True)

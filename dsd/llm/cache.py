@@ -42,11 +42,20 @@ class RequestCache:
             ) from error
 
     def get(self, request: Request, model: str) -> dict[str, Any] | None:
-        """What was put for an equal request; None if nothing was."""
-        row = self._connection.execute(
-            "SELECT answer FROM answers WHERE key = ?", (request.key(model),)
-        ).fetchone()
-        return None if row is None else json.loads(row[0])
+        """What was put for an equal request; None if nothing was, or it is damaged.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        row = self._row("SELECT answer FROM answers WHERE key = ?", request.key(model))
+        if row is None:
+            return None
+        try:
+            found = json.loads(row[0])
+        except (ValueError, TypeError, RecursionError):
+            return None
+        whole = isinstance(found, dict) and all(isinstance(found.get(x), str) for x in ("text", "model"))
+        return found if whole else None
 
     def put(self, request: Request, model: str, answer: dict[str, Any]) -> None:
         """Keep an answer; an earlier one to an equal request is replaced."""
@@ -56,7 +65,7 @@ class RequestCache:
 
     def batch(self, name: str) -> str | None:
         """The provider's id of a batch that was sent and not fetched yet."""
-        row = self._connection.execute("SELECT batch_id FROM batches WHERE name = ?", (name,)).fetchone()
+        row = self._row("SELECT batch_id FROM batches WHERE name = ?", name)
         return None if row is None else str(row[0])
 
     def note_batch(self, name: str, batch_id: str | None) -> None:
@@ -69,6 +78,16 @@ class RequestCache:
     def __len__(self) -> int:
         count: int = self._connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
         return count
+
+    def _row(self, query: str, key: str) -> Any:
+        try:
+            return self._connection.execute(query, (key,)).fetchone()
+        except sqlite3.OperationalError:  # somebody else's lock, a full disk
+            raise
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"The cache of answers {self._path} is damaged ({error}). Delete it, or name another file."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

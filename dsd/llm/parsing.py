@@ -16,6 +16,8 @@ _SORRY = re.compile(
 )
 _DECODER = json.JSONDecoder()
 _MAX_ERROR_CHARS = 1500
+_MAX_CHARS = 400_000
+_MAX_FAILURES = 200
 
 
 def parse(text: str, schema: type[BaseModel]) -> BaseModel:
@@ -81,12 +83,16 @@ def instructions(schema: type[BaseModel]) -> str:
 
 def _objects(text: str) -> Iterator[Any]:
     """The outermost JSON objects, from left to right."""
-    start = text.find("{")
+    if len(text) > _MAX_CHARS:
+        raise ValueError(f"it has {len(text):,} characters; at most {_MAX_CHARS:,} are read")
+    start, failures = text.find("{"), 0
     while start >= 0:
         try:
             value, end = _DECODER.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
-            end = start + 1
+        except (ValueError, RecursionError):  # not JSON, or a number of thousands of digits
+            end, failures = start + 1, failures + 1
+            if failures > _MAX_FAILURES:  # each may have read all the rest
+                raise ValueError("there are too many braces in it that begin no JSON object") from None
         else:
             yield value
         start = text.find("{", end)

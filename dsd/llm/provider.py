@@ -3,6 +3,7 @@
 import asyncio
 import email.utils
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -30,6 +31,7 @@ litellm.suppress_debug_info = True  # it prints to stdout at every error
 
 Structured = Literal["auto", "schema", "json_object", "prompt"]
 
+_LONGEST_RETRY_AFTER_S = 86_400.0  # a day; servers that say more are not believed
 MAX_ANSWER_BYTES = 8 * 2**20
 _MAX_MESSAGE_CHARS = 600
 _BY_SDK = frozenset({"openai", "custom_openai", "litellm_proxy", "lm_studio", "perplexity", "deepinfra"})
@@ -287,14 +289,16 @@ def _retry_after(error: Exception) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass  # the other form is a date
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
+        seconds = float(value)
+    except ValueError:  # the other form is a date
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+    if not math.isfinite(seconds):
         logger.debug("Retry-After %r is neither seconds nor a date", value)
         return None
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_S)
 
 
 def _known_price(name: str, provider: str) -> Price | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dsd.data.atomic import make_folder, replace_file
 from dsd.planning.records import GIB, Plan
+from dsd.texts import printable
 
 Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 """Title, heads, rows."""
@@ -64,7 +65,7 @@ def rich(plan: Plan) -> Group:
             table.add_column(escape(head), justify="right" if number else "left")
         for row in rows:
             style = "bold" if row[0] == "peak" else None
-            table.add_row(*(escape(cell) for cell in row), style=style)
+            table.add_row(*(escape(printable(cell)) for cell in row), style=style)
         shown.append(table)
     return Group(*shown, Text(verdict(plan), style="green" if plan.fits else "red"), Text(_stated(plan)))
 

@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from dsd.convert.checkpoint import read_json
-from dsd.evaluation.comparison.markdown import escaped
 from dsd.publish import snippets
 from dsd.publish.saved import Saved, base_name
+from dsd.texts import markdown_text as escaped
 
 _REPORTS = ("evaluation.json", "report.json")
 _PICTURES = ("answers.png", "sheet.png")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from dsd.studies.curators_results import ALL, Results
 from dsd.studies.curators_tables import tables
 from dsd.studies.plots import standalone
 from dsd.studies.tables import Table, csv_text, three_decimals, two_decimals
+from dsd.texts import markdown_text
 
 TITLE = "How well does each curator decide?"
 _MISTAKES_IN_REPORT = 4
@@ -94,13 +94,13 @@ class Report:
         self, found: Mapping[str, Table], drawn: Mapping[str, tuple[str, Markup]], with_png: bool
     ) -> str:
         """The report as Markdown, with the drawings as files beside it."""
-        parts = [f"# {TITLE}", escape(f"{self.subtitle()}. {self.results.pairs.truth}", quote=False)]
+        parts = [f"# {TITLE}", markdown_text(f"{self.subtitle()}. {self.results.pairs.truth}")]
         for table in found.values():
             if table.rows:
-                parts += [f"## {table.title}", escape(table.text, quote=False), table.markdown()]
+                parts += [f"## {markdown_text(table.title)}", markdown_text(table.text), table.markdown()]
         if with_png:
             parts += ["## Drawings", "![ROC and precision-recall curves](plots/curves.png)"]
-        texts = {name: escape(text).replace("[", "(").replace("]", ")") for name, (text, _) in drawn.items()}
+        texts = {name: markdown_text(text) for name, (text, _) in drawn.items()}
         parts += [f"![{text}](plots/{name}.svg)" for name, text in texts.items()]
         parts += ["The worst mistakes: [mistakes.html](mistakes.html)."]
         return "\n\n".join(parts) + "\n"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dsd.studies.judge_results import ALL, PEOPLE, JudgeResults
 from dsd.studies.judge_tables import tables
 from dsd.studies.plots import standalone
 from dsd.studies.tables import Table, csv_text, with_minus
+from dsd.texts import markdown_text
 
 TITLE = "How far does each judge agree with people?"
 
@@ -76,19 +76,19 @@ class JudgeReport:
 
     def markdown(self, found: Mapping[str, Table], drawn: Mapping[str, tuple[str, Markup]]) -> str:
         """The report as Markdown, with the drawings as files beside it."""
-        parts = [f"# {TITLE}", escape(f"{self.subtitle()}.", quote=False)]
-        parts += [f"> **Missing.** {_plain(note)}" for note in self.results.notes()]
+        parts = [f"# {TITLE}", markdown_text(f"{self.subtitle()}.")]
+        parts += [f"> **Missing.** {markdown_text(note)}" for note in self.results.notes()]
         for table in found.values():
             parts += [
-                f"## {_plain(table.title)}",
-                *([_plain(table.text)] if table.text else []),
+                f"## {markdown_text(table.title)}",
+                *([markdown_text(table.text)] if table.text else []),
                 table.markdown(),
             ]
         parts += [
             "## Drawings",
             "![Spearman's correlation and people's rating by score](plots/agreement.png)",
         ]
-        parts += [f"![{_plain(text)}](plots/{name}.svg)" for name, (text, _) in drawn.items()]
+        parts += [f"![{markdown_text(text)}](plots/{name}.svg)" for name, (text, _) in drawn.items()]
         return "\n\n".join(parts) + "\n"
 
     def _tiles(self) -> list[tuple[str, str, str]]:
@@ -123,8 +123,3 @@ class JudgeReport:
             }
             for x in self.results.judges
         ]
-
-
-def _plain(text: str) -> str:
-    """Without what Markdown or HTML would take for its own."""
-    return escape(" ".join(text.split()), quote=False).replace("[", "(").replace("]", ")").replace("`", "'")

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 
 from dsd.data.atomic import replace_file
 from dsd.evaluation.page import Section, duration
+from dsd.texts import csv_cell, markdown_text, printable
 
 _NONE = "\N{EN DASH}"
 
@@ -71,10 +72,10 @@ class Table:
     def markdown(self) -> str:
         """As a Markdown table; the best values are bold."""
         best = [self.marked(column) for column in self.columns]
-        heads = [_escaped(_heading(column)) for column in self.columns]
+        heads = [markdown_text(_heading(column)) for column in self.columns]
         lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
         for i, row in enumerate(self.rows):
-            texts = [_escaped(text) for text in self.cells(row)]
+            texts = [markdown_text(text) for text in self.cells(row)]
             lines.append(_line([f"**{x}**" if i in best[j] else x for j, x in enumerate(texts)]))
         return "\n".join(lines)
 
@@ -101,25 +102,24 @@ class Table:
 
     def rich(self) -> RichTable:
         """For a terminal, without the intervals."""
-        table = RichTable(box=box.SIMPLE, title=escape(self.title))
+        table = RichTable(box=box.SIMPLE, title=escape(printable(self.title)))
         for number, column in enumerate(self.columns):
-            table.add_column(escape(_heading(column)), justify="right" if number else "left")
+            table.add_column(escape(printable(_heading(column))), justify="right" if number else "left")
         best = [self.marked(column) for column in self.columns]
         for i, row in enumerate(self.rows):
-            texts = [escape(_shown(column, row.get(column.key))) for column in self.columns]
+            texts = [escape(printable(_shown(column, row.get(column.key)))) for column in self.columns]
             table.add_row(*(f"[bold green]{x}[/]" if i in best[j] else x for j, x in enumerate(texts)))
         return table
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a CSV file, with a column for every key; empty without a row."""
+    """Rows as a CSV file, with a column for every key; empty without a row. No text of it is a formula."""
     buffer = io.StringIO()
     if rows:
-        writer = csv.DictWriter(
-            buffer, list(dict.fromkeys(x for row in rows for x in row)), lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
+        keys = list(dict.fromkeys(x for row in rows for x in row))
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(map(csv_cell, keys))
+        writer.writerows([csv_cell(row.get(key, "")) for key in keys] for row in rows)
     return buffer.getvalue()
 
 
@@ -185,10 +185,3 @@ def _heading(column: Column) -> str:
 
 def _line(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
-
-
-def _escaped(text: str) -> str:
-    """Without what Markdown or HTML would take for its own."""
-    for sign in "\\|*_`<>[]":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())

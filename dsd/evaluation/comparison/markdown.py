@@ -1,12 +1,12 @@
 """A comparison as Markdown, for READMEs and papers."""
 
-import re
 from collections.abc import Sequence
 
 from dsd.evaluation.comparison import tables
 from dsd.evaluation.comparison.notes import notes
 from dsd.evaluation.comparison.result import Comparison
 from dsd.evaluation.comparison.tables import Cell, Grid
+from dsd.texts import markdown_text as escaped
 
 
 def markdown(comparison: Comparison) -> str:
@@ -34,13 +34,6 @@ def as_table(grid: Grid) -> str:
     ]
     parts = [f"## {escaped(grid.title)}", *([escaped(grid.text)] if grid.text else []), "\n".join(lines)]
     return "\n\n".join(parts)
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown and HTML take as text: no tags, links, emphasis, columns or new lines."""
-    text = " ".join(text.split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
 
 
 def _cell(cell: Cell) -> str:

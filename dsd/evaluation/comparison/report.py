@@ -16,6 +16,7 @@ from dsd.evaluation.comparison.notes import notes
 from dsd.evaluation.comparison.result import Comparison
 from dsd.evaluation.comparison.standings import gap, standings
 from dsd.evaluation.page import write_json, write_page
+from dsd.texts import csv_cell
 
 
 def write_comparison(comparison: Comparison, out: str | PathLike[str], shown: int = 4) -> Path:
@@ -108,13 +109,8 @@ def _table(comparison: Comparison) -> str:
             found = [method.values[name][number] for name in names]
             about = [job.key, job.case.subject, job.case.category, job.case.kind]
             writer.writerow(
-                [_plain(x) for x in (method.label, *about)]
+                [csv_cell(x) for x in (method.label, *about)]
                 + [drawn.status, drawn.seconds, drawn.cost_usd]
                 + ["" if np.isnan(x) else repr(float(x)) for x in found]
             )
     return buffer.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Not a formula to a spreadsheet, which would run it."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
