@@ -15,9 +15,9 @@ from dsd.data.atomic import replace_file
 from dsd.data.manifest import without_secrets
 from dsd.data.policy import Policy
 from dsd.data.store import Run
-from dsd.evaluation.comparison.markdown import escaped
 from dsd.exchange.output import RunLike, as_run
 from dsd.exchange.sheet import pair_sheet
+from dsd.texts import markdown_text as escaped
 
 SHEET = "pairs.png"
 _PICTURES = 12
