@@ -118,6 +118,11 @@ class Subjects200KWriter(_ParquetWriter):
             joined(left, right, self.padding)
         except ValueError:
             return "pictures of different sizes or modes cannot stand side by side"
+        self._write(pair)
+        return None
+
+    def _write(self, pair: Outgoing) -> None:
+        """Into a row, now or later; rows count their pairs."""
         if pair.fields["grid_id"] != self._grid or not self._grid:
             self._write_waiting()
             self._grid = pair.fields["grid_id"]
@@ -127,7 +132,6 @@ class Subjects200KWriter(_ParquetWriter):
             self._row(reverse, pair)
         else:
             self._waiting[pair.reference, pair.target] = pair
-        return None
 
     def finish(self) -> int:
         """As `_ParquetWriter.finish`."""
