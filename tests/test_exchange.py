@@ -153,6 +153,18 @@ def test_side_by_side_rows_are_pairs_in_both_directions(run, tmp_path):
     assert sorted(map(len, groups.values())) == [2] * 18  # both directions are held out together
 
 
+def test_equal_pictures_with_other_captions_are_rows_of_their_own(run, tmp_path):
+    one = dsd.Run(tmp_path / "one")
+    first = next(iter(run.pairs))
+    with one.lock("test"), TableWriter(one.pairs, {}) as writer:
+        writer.add([replace(first, caption=caption) for caption in ("a", "b", "c")])
+        writer.finish()
+    assert export_pairs(one, tmp_path / "out", "subjects200k", progress=False).pairs == 3
+    back = dsd.Run(tmp_path / "back")
+    import_pairs(tmp_path / "out", back, "subjects200k", progress=False)
+    assert sorted(pair.caption for pair in back.pairs) == ["a", "b", "c"]
+
+
 def test_a_single_direction_stays_single(run, tmp_path):
     one = dsd.Run(tmp_path / "one")
     pairs = list(run.pairs)

@@ -130,8 +130,11 @@ class Subjects200KWriter(_ParquetWriter):
         if reverse is not None and _same_subject(reverse, pair):
             del self._waiting[pair.target, pair.reference]
             self._row(reverse, pair)
-        else:
-            self._waiting[pair.reference, pair.target] = pair
+            return
+        equal = self._waiting.pop((pair.reference, pair.target), None)  # with another caption
+        if equal is not None:
+            self._row(equal, None)
+        self._waiting[pair.reference, pair.target] = pair
 
     def finish(self) -> int:
         """As `_ParquetWriter.finish`."""
