@@ -510,6 +510,29 @@ def test_an_interrupted_import_keeps_what_came(run, tmp_path, monkeypatch):
     assert back.examine().whole
 
 
+def test_no_verdict_comes_to_the_disk_before_its_pair(run, tmp_path, monkeypatch):
+    """Verdicts fill their shards sooner here; a kill after any of them must not leave them without pairs."""
+    from dsd.data import writer as writing
+    from dsd.data.shards import open_shard
+
+    export_pairs(run, tmp_path / "out", "webdataset", "every", progress=False)
+    back, real, checked = dsd.Run(tmp_path / "back"), writing.put, []
+
+    def put(folder, number, data):
+        if folder.parent.name == "verdicts":
+            judged = open_shard(data).read(columns=["pair_id"])["pair_id"].to_pylist()
+            assert set(judged) <= set(back.pairs.ids())
+            checked.append(len(judged))
+        return real(folder, number, data)
+
+    monkeypatch.setattr(writing, "put", put)
+    few = property(lambda self: 3 if self.table.kind.stage.startswith("verdicts") else 1000)
+    monkeypatch.setattr(TableWriter, "shard_rows", few)
+    import_pairs(tmp_path / "out", back, "webdataset", progress=False)
+    assert sum(checked) == 46
+    assert len(checked) > 10
+
+
 def test_a_run_that_was_imported_goes_through_the_other_stages(run, tmp_path):
     export_pairs(run, tmp_path / "out", policy="every", progress=False)
     back = dsd.Run(tmp_path / "back")
