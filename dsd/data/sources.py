@@ -318,8 +318,8 @@ def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) ->
             open_parquet(file).close()  # says now if it claims too much, or is damaged
         return datasets.load_dataset("parquet", data_files=files, split="train"), []
     if path.is_file() or "*" in source:
-        for file in [path] if path.is_file() else map(Path, glob(str(path), recursive=True)):
-            open_parquet(file).close()
+        for found in [str(path)] if path.is_file() else glob(str(path), recursive=True):
+            open_parquet(found).close()
         return datasets.load_dataset("parquet", data_files=str(path), split="train"), []
     if columns is None or source.count("/") > 1 or source.startswith((".", "~")):
         raise FileNotFoundError(
