@@ -150,7 +150,7 @@ def test_importing_asks_for_no_file_system():
 
 
 def test_a_damaged_footer_is_noticed_by_ranges(tmp_path, monkeypatch):
-    """Columns and single rows are read without hashing the file, and pages' checksums do not cover the footer."""
+    """The file is not hashed for columns and single rows, and pages' checksums do not cover the footer."""
     monkeypatch.setenv("DSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DSD_CACHE_GB", "0")
     run = dsd.Run("memory://footer/run")
