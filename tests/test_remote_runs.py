@@ -283,8 +283,8 @@ def test_a_listing_that_lags_loses_nothing_and_doubles_nothing(server, s3, expec
     run = remote_me.stages(s3)
     monkeypatch.setattr(TableWriter, "shard_rows", remote_me.SHARD_ROWS)
     assert sorted(run.stages()) == sorted(STAGES[:4])
-    # Two shards that no manifest lists, and the store does not list them yet. In the first are two grids, which
-    # are now written one by one.
+    # Two shards that no manifest lists, and the store does not list them yet. In the first are two grids,
+    # which are now written one by one.
     lost = [shard.file for shard in unlist(run.pairs, 2)]
     dsd.make_pairs(run, progress=False)
     assert rows(run.pairs) == expected["pairs"]
@@ -458,6 +458,22 @@ def test_training_reads_a_store(run, local):
         batches.append([(b.ids, b.captions, b.target.sum().item()) for b in data.train_dataloader()])
     assert len(batches[0]) >= 7
     assert batches[0] == batches[1]
+
+
+def test_encodings_in_a_store_are_those_of_a_folder(run, tmp_path, tiny_flux):
+    folder = remote_me.stages(tmp_path / "run")
+    batches = []
+    for one in (run, folder):
+        done = dsd.encode(one, backbone=str(tiny_flux), policy="every", progress=False)
+        assert done.added == 60
+        assert dsd.encode(one, backbone=str(tiny_flux), policy="every", progress=False).added == 0
+        data = dsd.PairDataModule(str(one.path), batch_size=20, policy="every", encoded=True)
+        data.setup()
+        batches.append([(b.ids, b.target.tolist(), b.text.tokens.tolist()) for b in data.train_dataloader()])
+    assert run.stages() == folder.stages()
+    assert sum(stage.startswith("encoded/") for stage in run.stages()) == 3
+    assert batches[0] == batches[1]
+    assert run.verify() == []
 
 
 def test_the_command_line_takes_urls(s3):

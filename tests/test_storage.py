@@ -10,6 +10,7 @@ import pytest
 import dsd
 from dsd.data import cache
 from dsd.data.filesystems import CacheError, StorageError
+from dsd.data.manifest import ManifestError
 from dsd.data.storage import RemotePath, location
 from tests.cheap_world import make_run
 from tests.remote_me import stages
@@ -146,3 +147,20 @@ def test_importing_asks_for_no_file_system():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_damaged_footer_is_noticed_by_ranges(tmp_path, monkeypatch):
+    """The file is not hashed for columns and single rows, and pages' checksums do not cover the footer."""
+    monkeypatch.setenv("DSD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DSD_CACHE_GB", "0")
+    run = dsd.Run("memory://footer/run")
+    dsd.write_prompts(run, count=3, progress=False)
+    (shard,) = run.prompts.manifest.shards
+    path, wanted = run.prompts.folder / shard.file, run.prompts.ids()[1]
+    data = path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    for place in range(len(data) - footer, len(data), 61):
+        path.put(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        for read in (lambda table: table[wanted], lambda table: table.columns("text")):
+            with pytest.raises(ManifestError, match=r"part-00000\.parquet is damaged"):
+                read(dsd.Run(run.path).prompts)
