@@ -9,6 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
@@ -167,6 +171,13 @@ class Run:
             ValueError: if there are several curators and no policy.
             LookupError: if there are no verdicts of a curator that the policy names.
         """
+        ids, kept = self.judged(policy)
+        return [str(pair_id) for pair_id in ids.filter(pa.array(kept)).to_pylist()]
+
+    def judged(
+        self, policy: str | Mapping[str, Any] | Policy | None = None
+    ) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+        """The ids of all pairs, in their order, and which of them a policy accepts; see `accepted`."""
         known = self.curators()
         if policy is None:
             if len(known) > 1:
@@ -177,9 +188,9 @@ class Run:
                 )
             policy = Policy() if known else Policy(rule="every")
         policy = Policy.parse(policy)
-        ids = self.pairs.ids()
+        ids = self.pairs.columns("id")["id"].combine_chunks()
         if policy.rule == "every":
-            return ids
+            return ids, np.ones(len(ids), dtype=np.bool_)
         names = policy.curators or tuple(known)
         if missing := sorted(set(names) - set(known)) or (not names and ["any curator"]):
             raise LookupError(
@@ -193,7 +204,7 @@ class Run:
             if len(table) < len(ids):
                 logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
             tables.append(table.columns("pair_id", "status", "score"))
-        return policy.accepts(ids, tables)
+        return ids, policy.mask(ids, tables)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
         """The pairs that a policy accepts; the pictures of the others are not decoded."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -141,6 +142,52 @@ class Table(Generic[R]):
                 for i in range(len(rows)):
                     row = rows.slice(i, 1).to_pylist()[0]
                     yield row[self.kind.id_column], self._record(shard, row)
+
+    def at(self, numbers: npt.NDArray[np.int64], *names: str) -> Iterator[pa.Table]:
+        """Rows by their number in the table, in order, a row group at a time; other row groups are not read.
+
+        Args:
+            numbers: counted from 0 over all shards; growing, each once.
+            names: of the columns; all by default.
+
+        Raises:
+            ManifestError: if a shard is missing or damaged, or there are no such rows.
+        """
+        first = 0
+        for shard in self.manifest.shards:
+            begin, end = np.searchsorted(numbers, [first, first + shard.rows])
+            if begin < end:
+                inside = numbers[begin:end] - first
+                _, file = self._open(shard)
+                counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                starts = np.concatenate([[0], np.cumsum(counts)])
+                cuts = np.searchsorted(inside, starts)
+                for group in np.flatnonzero(np.diff(cuts)):
+                    offsets = inside[cuts[group] : cuts[group + 1]] - starts[group]
+                    yield self._read(shard, file, int(group), list(names) or None).take(pa.array(offsets))
+            first += shard.rows
+        if len(numbers) and numbers[-1] >= first:
+            raise ManifestError(
+                f"{self.folder} has {first} rows and no row {numbers[-1]}: rows were removed since it was "
+                "opened. Open it again."
+            )
+
+    def record(self, number: int, row: Row) -> R:
+        """The record of a row that `at` gave.
+
+        Raises:
+            ManifestError: if it cannot be decoded.
+        """
+        try:
+            return self.kind.from_row(row)
+        except ValueError as error:
+            raise self.damaged(number, str(error)) from error
+
+    def damaged(self, number: int, what: str) -> ManifestError:
+        """The error that says how to mend the shard with the row of that number."""
+        shards = self.manifest.shards
+        ends = np.cumsum([shard.rows for shard in shards])
+        return self._damaged(shards[int(np.searchsorted(ends, number, side="right"))], what)
 
     def verify(self) -> list[str]:
         """Check every shard against its SHA-256 and row count; one message for each that fails."""
