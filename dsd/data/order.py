@@ -2,10 +2,10 @@
 
 A full permutation of a long table makes every batch read as many row groups as it has pairs. Here the stored
 order is cut into blocks of neighbours, the blocks come in random order, and that sequence is cut into as many
-equal *lanes* as a batch over all processes has pairs. Batch t takes the t-th pair of each lane, after each lane
-was shuffled within windows of `depth` pairs. So a process that is given some of the lanes reads these alone, row
-group after row group; the pairs of a batch come from as many places of the table as it has pairs; and any batch
-can be computed from its number.
+equal *lanes* as a batch over all processes has pairs. Batch t takes the t-th pair of each lane, after each
+lane was shuffled within windows of `depth` pairs. So a process that is given some of the lanes reads these
+alone, row group after row group; the pairs of a batch come from as many places of the table as it has pairs;
+and any batch can be computed from its number.
 """
 
 import numpy as np
@@ -69,7 +69,7 @@ class EpochOrder:
         for begin in range(first // self.depth * self.depth, last, self.depth):
             end = min(begin + self.depth, num_batches)
             inside = slice(max(first, begin) - begin, min(last, end) - begin)
-            for i, lane in enumerate(columns):
+            for i, lane in enumerate(columns.tolist()):
                 order = begin + self._generator(_LANE, lane, begin).permutation(end - begin)[inside]
                 filled = slice(begin + inside.start - first, begin + inside.stop - first)
                 found[filled, i] = lane * num_batches + order
@@ -87,4 +87,4 @@ class EpochOrder:
         return places + self._shifts[np.searchsorted(self._ends, places, side="right")]
 
     def _generator(self, *part: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64([self._seed, self._epoch, *map(int, part)]))
+        return np.random.Generator(np.random.PCG64([self._seed, self._epoch, *part]))
