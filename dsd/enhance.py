@@ -4,10 +4,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydantic import BaseModel, create_model, field_validator
 
 from dsd import llm
+from dsd.opening import opened
 from dsd.texts import one_line
 
 _SYSTEM = (
@@ -110,8 +111,5 @@ def _answer(max_words: int) -> type[Enhanced]:
 def _opened(image: Image.Image | str | PathLike[str]) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
-    try:
-        with Image.open(Path(image).expanduser()) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{image} is no picture that can be read: {error}.") from error
+    with opened(Path(image).expanduser()) as found:
+        return ImageOps.exif_transpose(found).convert("RGB")

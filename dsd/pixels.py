@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from dsd.opening import check_size
+
 Picture = Float[Tensor, "3 _ _"]
 Pixels = Float[Tensor, "b 3 height width"]
 FramePixels = Float[Tensor, "b 3 frame_height frame_width"]
@@ -137,6 +139,10 @@ FITS: Mapping[str, Callable[[Pixels, int, int], FramePixels]] = {"cover": cover,
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    try:
+        check_size(image)  # before its pixels are read: the file may have been opened and no more
+    except ValueError as error:
+        raise ValueError(f"The picture cannot be used: {error}") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsd import opening
 from dsd.evaluation import benchmarks
 from dsd.evaluation.benchmarks import BenchmarkCase, pictures
 from dsd.evaluation.benchmarks.base import Benchmark, cases_of, digest_of
@@ -406,7 +407,7 @@ def test_what_is_no_usable_picture_is_named(tmp_path, monkeypatch):
         pictures.decode_picture(buffer.getvalue(), "answer")
     with pytest.raises(FileNotFoundError, match="no picture"):
         pictures.open_picture(tmp_path / "none.png")
-    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 200)
+    monkeypatch.setattr(opening, "MAX_FILE_BYTES", 200)
     with pytest.raises(ValueError, match="at most 200 are read"):
         pictures.open_picture(tmp_path / "w.png")
 

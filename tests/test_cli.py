@@ -176,8 +176,8 @@ def test_a_name_that_two_packages_claim_is_shown_with_both(monkeypatch):
         (f"{FIT} --trainer.max_steps 1 --resume", "There is nothing to resume"),
         (f"{FIT} --trainer.max_steps 1 --components some", "--components cannot be 'some': it takes one of"),
         (f"{SAMPLE} --image {{tmp}}/a.png --model /nowhere/m", "no folder '/nowhere/m'"),
-        (f"{SAMPLE} --image {{tmp}}/b.png", "There is no picture '{tmp}/b.png'"),
-        (f"{SAMPLE} --image {{tmp}}/file", "cannot identify image file"),
+        (f"{SAMPLE} --image {{tmp}}/b.png", "There is no picture {tmp}/b.png"),
+        (f"{SAMPLE} --image {{tmp}}/file", "file cannot be used: it is none of PNG, JPEG"),
         (f"{SAMPLE} --image {{tmp}}/a.png --prompt ' '", "prompts that are not empty"),
         (f"{SAMPLE} --image {{tmp}}/a.png --out {{tmp}}/file", "dsd sample: Could not write {tmp}/file: "),
         (

@@ -120,5 +120,5 @@ def test_what_cannot_be_asked(tmp_path, picture):
     with pytest.raises(FileNotFoundError):
         enhance_prompt(tmp_path / "no.png", "x", model="openai/w")
     (tmp_path / "bad.png").write_text("no picture")
-    with pytest.raises(ValueError, match="is no picture that can be read"):
+    with pytest.raises(ValueError, match="bad.png cannot be used: it is none of PNG"):
         enhance_prompt(tmp_path / "bad.png", "x", model="openai/w")

@@ -199,8 +199,8 @@ def test_asking_for_more_than_there_is_is_an_error(tmp_path):
         ("p.txt", b"one\n\ntwo", "row 2: the prompt is empty"),
         ("p.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
         ("p.csv", b"text\na", "are read from .jsonl, .parquet and .txt files"),
-        ("p.parquet", b"PAR1 no more", "is not a readable Parquet file"),
-        ("p.parquet", b"", "is not a readable Parquet file"),
+        ("p.parquet", b"PAR1 no more", "is no Parquet file that can be read"),
+        ("p.parquet", b"", "is no Parquet file that can be read"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, name, content, message):

@@ -788,7 +788,7 @@ def test_a_line_of_gigabytes_does_not_fill_the_memory(tmp_path):
         ("c.jsonl", b'{"caption": 1\n', ValueError, "row 1 is not JSON"),
         ("c.jsonl", b"[1]", ValueError, "a text or an object; got list"),
         ("c.json", b'{"caption": "x"}', ValueError, "must hold a list"),
-        ("c.parquet", b"PAR1", ValueError, "not a readable Parquet file"),
+        ("c.parquet", b"PAR1", ValueError, "no Parquet file that can be read"),
         ("c.docx", b"x", ValueError, "Captions are read from"),
         ("c.csv", b'id,caption\n1,"' + b"x" * 200_000 + b'"\n', ValueError, "is not CSV"),
     ],

@@ -143,7 +143,7 @@ def test_bad_rows_are_named(tmp_path, rows, words):
         ("r.jsonl", b"[1]", "Line 1 of .* must be an object; got list"),
         ("r.jsonl", b'{"key": "a", "value": true}', "`value` must be a number; got True"),
         ("r.jsonl", b'{"key": "a", "value": [3]}', "`value` must be a number"),
-        ("r.parquet", b"PAR1", "is no Parquet file, or damaged"),
+        ("r.parquet", b"PAR1", "is no Parquet file that can be read"),
         ("r.csv", b"key,value\na\n", "not as many cells as its first line"),
         ("r.csv", b"key,value\na,1,2\n", "not as many cells as its first line"),
         ("r.csv", b"key,value\n\xff,1\n", "is no CSV in UTF-8"),

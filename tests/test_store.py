@@ -328,7 +328,7 @@ def test_an_interrupt_while_a_shard_is_written_loses_nothing(run, monkeypatch):
             raise KeyboardInterrupt
         replace_file(path, content)
 
-    monkeypatch.setattr("dsd.data.writer.replace_file", interrupted_once)
+    monkeypatch.setattr("dsd.data.shards.replace_file", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         dsd.curate(run, curator="parity", name="other", progress=False)
     assert len(calls) == 2

@@ -107,12 +107,12 @@ def _trainer(
 def _pictures(pictures: Mapping[str, Any] | None) -> list[Any]:
     if not pictures:
         return []
-    from PIL import Image
-
+    from dsd.opening import open_image
     from dsd.pictures import ValidationPictures
 
     references = pictures.get("references") or []
-    opened = [Image.open(path) for path in ([references] if isinstance(references, str) else references)]
+    paths = [references] if isinstance(references, str) else references
+    opened = [open_image(Path(path).expanduser()) for path in paths]
     return [ValidationPictures(**{**pictures, "references": opened})]
 
 

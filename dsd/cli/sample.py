@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from dsd.opening import open_image
+
 _GUIDANCE = ("guidance_scale", "image_guidance", "text_guidance")
 
 
@@ -133,8 +135,4 @@ def _listed(given: float | Sequence[float]) -> list[Any]:
 
 
 def _opened(path: str) -> Image.Image:
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f"There is no picture {path!r}.")
-    with Image.open(Path(path).expanduser()) as image:
-        image.load()
-        return image
+    return open_image(Path(path).expanduser())

@@ -9,7 +9,6 @@ Each row's tensors are one safetensors document in a Parquet cell.
 
 from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from dsd.data.encodings import Encoding, caption_id, encodings
 from dsd.data.manifest import STAGE_MANIFEST
 from dsd.data.order import Positions
 from dsd.data.places import Numbered, Places, numbers, rows_at
+from dsd.data.storage import Location, location, named
 from dsd.data.table import Table
 
 Tensors = Sequence[Mapping[str, Tensor]]
@@ -33,7 +33,7 @@ class EncodedPairs:
     """The cached encodings of one backbone and one conditioning in a run.
 
     Args:
-        run: the run's folder.
+        run: the run's folder or URL.
         name: "BACKBONE-REVISION/CONDITIONING", as `names` lists them.
 
     Attributes:
@@ -43,8 +43,8 @@ class EncodedPairs:
         pairs: encoded targets.
     """
 
-    def __init__(self, run: str | PathLike[str], name: str) -> None:
-        folder = Path(run) / "encoded"
+    def __init__(self, run: str | PathLike[str] | Location, name: str) -> None:
+        folder = location(run) / "encoded"
         self.name = name
         backbone = name.partition("/")[0]
         self.texts: Table[Encoding] = Table(folder / backbone / "text", encodings(f"{backbone}/text"))
@@ -57,14 +57,14 @@ class EncodedPairs:
         return f"EncodedPairs({self.name!r}, {len(self.pairs) if self.pairs.exists else 'no'} pairs)"
 
     @staticmethod
-    def names(run: str | PathLike[str]) -> list[str]:
+    def names(run: str | PathLike[str] | Location) -> list[str]:
         """What is cached in a run."""
-        folder = Path(run) / "encoded"
-        found = folder.glob(f"*/*/pairs/{STAGE_MANIFEST}")
-        return sorted(path.parent.parent.relative_to(folder).as_posix() for path in found)
+        folder = location(run) / "encoded"
+        found = [name.split("/") for name in named(folder, STAGE_MANIFEST)]
+        return sorted("/".join(parts[:2]) for parts in found if len(parts) == 4 and parts[2] == "pairs")
 
     @classmethod
-    def find(cls, run: str | PathLike[str], name: str | None = None) -> "EncodedPairs":
+    def find(cls, run: str | PathLike[str] | Location, name: str | None = None) -> "EncodedPairs":
         """What is cached under a name, or the only one there is.
 
         Raises:

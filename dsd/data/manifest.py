@@ -4,16 +4,18 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from dsd import __version__
 from dsd.data.atomic import replace_file
+from dsd.data.storage import Location
+from dsd.data.trust import check_manifest
 
-FORMAT = 1
+FORMAT = 2
+"""The format that manifests are written in; all earlier ones are read. See `_UPGRADES`."""
 STAGE_MANIFEST = (
     ".manifest.json"  # hidden, because `datasets` reads every visible JSON file of a folder as data
 )
@@ -29,6 +31,10 @@ _SECRET_TEXT = re.compile(
 
 class ManifestError(RuntimeError):
     """A manifest or a shard is not what it should be: damaged, or made from something else."""
+
+
+class ChangedError(ManifestError):
+    """Rows were replaced by equal or other ones while they were read; nothing is damaged."""
 
 
 class SpecError(ValueError):
@@ -80,7 +86,8 @@ class Shard:
         ids: `ids_digest` of its rows' ids.
         sha256: of the whole file.
         footer: SHA-256 of the file's footer. With it and the pages' own checksums, rows can be read singly
-            and safely.
+            and safely. Empty in a run of the first format that was not migrated: then the whole file is
+            compared with `sha256` before a row is read.
     """
 
     file: str
@@ -131,7 +138,7 @@ class StageManifest:
         told = {"rows": self.rows, "ids": self.ids, "shards": len(self.shards)}
         return {**asdict(replace(self, shards=())), **told}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Location) -> None:
         """Write it into the stage's folder, in one step and without secrets."""
         content = {"format": FORMAT, **without_secrets(asdict(self))}
         shards = ",\n  ".join(json.dumps(shard) for shard in content.pop("shards"))
@@ -139,28 +146,52 @@ class StageManifest:
         replace_file(folder / STAGE_MANIFEST, f'{head},\n "shards": [\n  {shards}\n ]\n}}\n'.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "StageManifest":
+    def load(cls, folder: Location) -> "StageManifest":
         """Read the manifest of the stage in `folder`.
 
         Raises:
             FileNotFoundError: if there is none.
-            ManifestError: if it cannot be read.
+            ManifestError: if it cannot be read, or was written by a newer version of dsd.
         """
         path = folder / STAGE_MANIFEST
         try:
             content = json.loads(path.read_text())
             found = content.pop("format")
-            shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-            if found == FORMAT:
+            if type(found) is int and 1 <= found <= FORMAT:
+                for upgrade in _UPGRADES[found - 1 :]:
+                    content = upgrade(content)
+                check_manifest(content)
+                shards = tuple(Shard(**shard) for shard in content.pop("shards"))
                 return cls(**content, shards=shards)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if type(found) is not int or found < 1:
+                raise ValueError(f"its format is {found!r}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ManifestError(
                 f"The manifest {path} is damaged ({error}). Restore it from a copy, or call the stage with "
                 "overwrite=True to make its rows again."
             ) from error
         raise ManifestError(
-            f"{path} has format {found}; this version of dsd reads format {FORMAT}. Update dsd."
+            f"{path} has format {found}; dsd {__version__} reads formats up to {FORMAT}. Update dsd."
         )
+
+
+def written_format(folder: Location) -> int:
+    """The format that the manifest in `folder` has on disk.
+
+    Raises:
+        FileNotFoundError, ManifestError: as `StageManifest.load`.
+    """
+    StageManifest.load(folder)
+    return int(json.loads((folder / STAGE_MANIFEST).read_text())["format"])
+
+
+def _with_footers(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 to 2: at first, shards had no digest of their footer."""
+    return {**content, "shards": [{"footer": "", **shard} for shard in content["shards"]]}
+
+
+_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_with_footers,)
+"""What makes the content of a manifest of format 1, 2, ... that of the next one."""
 
 
 def check_spec(

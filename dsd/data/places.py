@@ -35,6 +35,9 @@ class Ids(Sequence[str]):
     def __len__(self) -> int:
         return len(self.array)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.array.to_pylist() == list(other)
+
     def take(self, positions: Sequence[int] | Positions) -> list[str]:
         """Some of them."""
         found: list[str] = self.array.take(pa.array(positions, pa.int64())).to_pylist()

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Generic, TypeVar, cast
 
 import pyarrow as pa
 from PIL import Image
 
+from dsd import opening
 from dsd.types import Grid, GridPrompt, Pair, Status, Verdict
 
 R = TypeVar("R")
@@ -53,6 +54,8 @@ class TableKind(Generic[R]):
         from_row: a row back to its record.
         group_bytes: size of a row group: what reading one row by its id has to read.
         shared: whether rows of a group share large values, which are then stored once.
+        defaults: the values of columns in shards that were written before there were such columns; None for
+            those that it does not name.
     """
 
     stage: str
@@ -64,14 +67,19 @@ class TableKind(Generic[R]):
     from_row: Callable[[Row], R]
     group_bytes: int = 4 * 2**20
     shared: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode_image(image: Image.Image) -> bytes:
     """The picture as PNG, which keeps every pixel and, of the modes that PNG has, the mode.
 
     Raises:
-        ValueError: if PNG does not have the picture's mode.
+        ValueError: if PNG does not have the picture's mode, or it has more pixels than are read back.
     """
+    try:
+        opening.check_size(image)
+    except ValueError as error:
+        raise ValueError(f"Cannot store a picture: {error}") from error
     if image.mode not in _MODES:
         raise ValueError(
             f"Cannot store a picture of mode {image.mode!r}; allowed: {', '.join(_MODES)}. Use "
@@ -86,15 +94,12 @@ def decode_image(cell: Mapping[str, Any]) -> Image.Image:
     """The picture of an image cell.
 
     Raises:
-        ValueError: if its bytes are no whole picture.
+        ValueError: if its bytes are no whole picture, or one with too many pixels.
     """
-    try:
-        image = Image.open(BytesIO(cell["bytes"]))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The bytes of a picture cannot be decoded: {error}") from error
+    if not isinstance(cell, Mapping) or not isinstance(cell.get("bytes"), bytes):
+        raise ValueError("The bytes of a picture are missing.")
     # A plain image: PIL's PngImageFile keeps the file's header fields and a reference to the buffer.
-    return image.copy()
+    return opening.decode_image(cell["bytes"], "of a row").copy()
 
 
 def schema(**columns: pa.DataType) -> pa.Schema:

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from dsd.backbones.base import RawBatch
+from dsd.data.cells import Folders, picture_of
 from dsd.data.encoded import EncodedPairs
 from dsd.data.frames import Sizes, layout, raw_batch
 from dsd.data.order import Positions
 from dsd.data.places import Ids
 from dsd.data.policy import Policy
+from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
 from dsd.data.stored import RunSource
 from dsd.types import Pair
@@ -31,6 +33,7 @@ class ColumnSource:
         columns: which of its columns is the `reference`, the `target` and the `caption`; either way round.
         size_px: as in `RunSource`.
         name: what to call it in messages.
+        folders: of the files that its cells may name; see `picture_of`.
 
     Raises:
         ValueError: if a column is missing, or the data set is empty.
@@ -42,6 +45,7 @@ class ColumnSource:
         columns: Mapping[str, str] | None = None,
         size_px: Sizes = None,
         name: str = "the data set",
+        folders: Folders = None,
     ) -> None:
         from datasets import Image as ImageFeature
 
@@ -50,8 +54,8 @@ class ColumnSource:
             raise ValueError(f"{name} has no rows.")
         dataset = dataset.select_columns(list(self._columns.values()))
         for column in (self._columns["reference"], self._columns["target"]):
-            dataset = dataset.cast_column(column, ImageFeature())
-        self._dataset, self._size_px, self._name = dataset, size_px, name
+            dataset = dataset.cast_column(column, ImageFeature(decode=False))
+        self._dataset, self._size_px, self._name, self._folders = dataset, size_px, name, folders
         self.ids = Ids(pa.array((f"{i:09d}" for i in range(len(dataset))), pa.string()))
         self.groups: pa.Array = self.ids.array
 
@@ -68,15 +72,19 @@ class ColumnSource:
         return [layout((pair.reference, pair.target), self._size_px) for pair in pairs]
 
     def _pair(self, position: int) -> Pair:
-        try:
-            row = self._dataset[position]
-        except (OSError, SyntaxError) as error:
-            raise ValueError(
-                f"Row {position} of {self._name} has a picture that cannot be decoded: {error}"
-            ) from error
+        row = self._dataset[position]
         found = {name: row[column] for name, column in self._columns.items()}
-        if found["reference"] is None or found["target"] is None:
-            raise ValueError(f"Row {position} of {self._name} lacks a picture. Filter such rows out first.")
+        for side in ("reference", "target"):
+            if found[side] is None:
+                raise ValueError(
+                    f"Row {position} of {self._name} lacks a picture. Filter such rows out first."
+                )
+            try:
+                found[side] = picture_of(found[side], self._folders)
+            except ValueError as error:
+                raise ValueError(
+                    f"Row {position} of {self._name} has a picture that cannot be decoded: {error}"
+                ) from error
         return Pair(**{**found, "caption": found.get("caption") or ""}, source=self._name)
 
 
@@ -95,7 +103,7 @@ def open_source(
     Raises:
         FileNotFoundError: if it is no folder or file, and no data set of the Hub is meant.
     """
-    if isinstance(source, str | Path) and _is_run(Path(source).expanduser()):
+    if isinstance(source, str | Path | RemotePath) and _is_run(location(source)):
         source = Run(source)
     if isinstance(source, Run):
         if columns is not None:
@@ -110,7 +118,8 @@ def open_source(
         )
     if hasattr(source, "column_names"):
         return ColumnSource(source, columns, size_px)
-    return ColumnSource(_load_dataset(str(source), columns, split), columns, size_px, str(source))
+    dataset, folders = _load_dataset(str(source), columns, split)
+    return ColumnSource(dataset, columns, size_px, str(source), folders)
 
 
 def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], name: str) -> dict[str, str]:
@@ -164,13 +173,14 @@ def _draw(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _is_run(path: Path) -> bool:
+def _is_run(path: Location) -> bool:
     return path.is_dir() and any(
         (path / name).exists() for name in ("manifest.json", "prompts", "grids", "pairs")
     )
 
 
-def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) -> Any:
+def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) -> tuple[Any, list[Path]]:
+    """A data set, and the folders of files that it may name."""
     import datasets
 
     path = Path(source).expanduser()
@@ -180,12 +190,15 @@ def _load_dataset(source: str, columns: Mapping[str, str] | None, split: str) ->
             raise FileNotFoundError(
                 f"The folder {path} is no run and holds no Parquet files. Check the path."
             )
-        return datasets.load_dataset("parquet", data_files=files, split="train")
+        return datasets.load_dataset("parquet", data_files=files, split="train"), []
     if path.is_file() or "*" in source:
-        return datasets.load_dataset("parquet", data_files=str(path), split="train")
+        return datasets.load_dataset("parquet", data_files=str(path), split="train"), []
     if columns is None or source.count("/") > 1 or source.startswith((".", "~")):
         raise FileNotFoundError(
             f"There is no folder or file {source!r}. Check the path; for a data set of the Hugging Face Hub, "
             "say which of its columns is what: columns={'reference': ..., 'target': ..., 'caption': ...}."
         )
-    return datasets.load_dataset(source, split=split)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = [datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE]
+    return datasets.load_dataset(source, split=split), [Path(cache).absolute() for cache in caches]

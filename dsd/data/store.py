@@ -7,19 +7,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
+from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
 from dsd.data.rows import GRIDS, PAIRS, PROMPTS, Captioned, Failure, Judged, captions, failures, verdicts
+from dsd.data.storage import Location, RemotePath, location, move, named
 from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
+
+if TYPE_CHECKING:
+    from dsd.data.compaction import Compacted
+    from dsd.data.garbage import Garbage
+    from dsd.data.migration import Migrated
+    from dsd.data.verification import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +45,17 @@ class Run:
     Reading needs no lock and may go on while a stage runs.
 
     Args:
-        path: the folder, there or not.
+        path: the folder, there or not; or the URL of one in an object store, such as "s3://bucket/runs/x".
 
     Attributes:
-        path: the folder.
+        path: the folder; a `RemotePath` for a URL.
         prompts: what the teacher is asked to draw.
         grids: what it drew.
         pairs: references and targets cut from them, kept and dropped ones.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | PathLike[str] | Location) -> None:
+        self.path: Location = location(path)
         self.prompts: Table[GridPrompt] = Table(self.path / "prompts", PROMPTS)
         self.grids: Table[Grid] = Table(self.path / "grids", GRIDS)
         self.pairs: Table[Pair] = Table(self.path / "pairs", PAIRS)
@@ -57,7 +65,12 @@ class Run:
 
     @property
     def answers(self) -> Path:
-        """The file in which the answers of paid models are kept, so that none is asked for twice."""
+        """The file in which the answers of paid models are kept, so that none is asked for twice.
+
+        Of a run in a store it is on this machine, in the cache's folder.
+        """
+        if isinstance(self.path, RemotePath):
+            return answers_file(self.path)
         return self.path / "answers.sqlite"
 
     def verdicts(self, name: str) -> Table[Judged]:
@@ -101,10 +114,20 @@ class Run:
     def stages(self) -> list[str]:
         """The names of the stages that have been begun, in the order of the flow."""
         order = ["prompts", "grids", "pairs", "verdicts", "captions", "encoded", "failed"]
-        found = [path.parent.relative_to(self.path).as_posix() for path in self.path.rglob(STAGE_MANIFEST)]
+        found = {name.rpartition("/")[0] for name in named(self.path, STAGE_MANIFEST)}
+        if isinstance(self.path, RemotePath):
+            found |= self._recorded(self.path)
         # Hidden folders are what a process left that was killed while it discarded rows.
         known = [stage for stage in found if stage.partition("/")[0] in order and "/." not in stage]
         return sorted(known, key=lambda stage: (order.index(stage.partition("/")[0]), stage))
+
+    def _recorded(self, path: RemotePath) -> set[str]:
+        """Stages that there are though the store may not list them yet."""
+        try:
+            known = {*json.loads((path / RUN_MANIFEST).read_bytes())["stages"]}
+        except FileNotFoundError:
+            known = set()
+        return {stage for stage in {"prompts", "grids", "pairs"} | known if self.table(stage).exists}
 
     def manifest(self) -> dict[str, Any]:
         """What every stage says of itself: spec, versions, counts, and the state of what it was made from."""
@@ -171,13 +194,14 @@ class Run:
             ValueError: if there are several curators and no policy.
             LookupError: if there are no verdicts of a curator that the policy names.
         """
-        ids, kept = self.judged(policy)
-        return [str(pair_id) for pair_id in ids.filter(pa.array(kept)).to_pylist()]
+        ids = self.pairs.columns("id")["id"].combine_chunks()
+        found: list[str] = ids.filter(pa.array(self.kept(ids, policy))).to_pylist()
+        return found
 
-    def judged(
-        self, policy: str | Mapping[str, Any] | Policy | None = None
-    ) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-        """The ids of all pairs, in their order, and which of them a policy accepts; see `accepted`."""
+    def kept(
+        self, ids: pa.Array, policy: str | Mapping[str, Any] | Policy | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the pairs of those ids a policy accepts; see `accepted`."""
         known = self.curators()
         if policy is None:
             if len(known) > 1:
@@ -188,9 +212,8 @@ class Run:
                 )
             policy = Policy() if known else Policy(rule="every")
         policy = Policy.parse(policy)
-        ids = self.pairs.columns("id")["id"].combine_chunks()
         if policy.rule == "every":
-            return ids, np.ones(len(ids), dtype=np.bool_)
+            return np.ones(len(ids), dtype=np.bool_)
         names = policy.curators or tuple(known)
         if missing := sorted(set(names) - set(known)) or (not names and ["any curator"]):
             raise LookupError(
@@ -204,7 +227,7 @@ class Run:
             if len(table) < len(ids):
                 logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
             tables.append(table.columns("pair_id", "status", "score"))
-        return ids, policy.mask(ids, tables)
+        return policy.mask(ids, tables)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
         """The pairs that a policy accepts; the pictures of the others are not decoded."""
@@ -240,8 +263,87 @@ class Run:
             logger.warning("%d of %d pairs are left out: %s failed at them", len(missing), len(ids), name)
         return found
 
+    def compact(
+        self, stages: Sequence[str] | None = None, *, shard_rows: int = 2048, shard_bytes: int = 128 * 2**20
+    ) -> "list[Compacted]":
+        """Merge neighbouring small shards of stages into full ones: the same rows, ids and order.
+
+        Readers that are in the middle of the old shards get a `ChangedError`, and read again from the
+        beginning; reading by id goes on by itself. Killed at any moment, the run is whole.
+
+        Args:
+            stages: their names; all by default.
+            shard_rows: the most rows that a merged shard has.
+            shard_bytes: the most bytes that the shards merged into one have together.
+
+        Raises:
+            ManifestError: if a shard is damaged; stages before it are compacted, it is as it was.
+            LockedError: if another process writes to the run.
+            ValueError: if a limit is below 1.
+        """
+        from dsd.data.compaction import compact
+
+        return compact(self, stages, shard_rows=shard_rows, shard_bytes=shard_bytes)
+
+    def gc(self, *, dry_run: bool = False) -> "Garbage":
+        """Remove what writing has left behind and nothing lists: temporary files, shards that were set aside
+        or replaced.
+
+        Whole shards that a killed process had not listed yet stay, for the next call of their stage lists
+        them; so does whatever `dsd` did not write.
+
+        Args:
+            dry_run: remove nothing, only tell.
+
+        Raises:
+            LockedError: if another process writes to the run.
+            FileNotFoundError: if there is no run.
+        """
+        from dsd.data.garbage import collect
+
+        return collect(self, dry_run=dry_run)
+
+    def migrate(self) -> "list[Migrated]":
+        """Bring the manifests of a run that an earlier version of `dsd` made to the format of this one.
+
+        Such a run can be read as it is; migrated, it is opened faster. No row is changed.
+
+        Raises:
+            ManifestError: if a shard or a manifest is damaged.
+            LockedError: if another process writes to the run.
+            FileNotFoundError: if there is no run.
+        """
+        from dsd.data.migration import migrate
+
+        return migrate(self)
+
+    def examine(self, stages: Sequence[str] | None = None, *, mend: bool = False) -> "Verification":
+        """Look at all rows: hashes, counts, ids, pictures, and what rows refer to. One shard at most is in
+        memory, and the ids of a stage.
+
+        Beyond `verify`, which compares files with their hashes, every picture is decoded in full, the ids of
+        prompts, grids and pairs are computed anew from their content, and each damaged row is named.
+
+        Args:
+            stages: those to look at; all by default.
+            mend: set shards with such rows aside as `*.damaged`, and put what is whole in them back: rows
+                that their id or the checksums of their pages prove. The others are left for the next call of
+                the stage. Rows that are there twice, or refer to rows that a finished stage does not have, go
+                too.
+
+        Raises:
+            FileNotFoundError: if there is no run, or it has no such stage yet.
+            LookupError: if a run has no such stage.
+            LockedError: if it is to be mended and another process writes to it.
+        """
+        from dsd.data.verification import verify
+
+        return verify(self, stages, mend=mend)
+
     def verify(self) -> list[str]:
-        """Check every shard against its hash, and that the stages belong together; a list of problems."""
+        """Check every shard against its hash, and that the stages belong together; a list of problems. See
+        `examine`.
+        """
         problems = []
         for stage in self.stages():
             problems += self.table(stage).verify()
@@ -268,7 +370,7 @@ class Run:
             for shard in bad:
                 path = table.folder / shard.file
                 if path.exists():
-                    path.rename(path.with_name(path.name + ".damaged"))
+                    move(path, path.name + ".damaged")
             if bad:
                 replace(table.manifest, shards=kept, complete=False).save(table.folder)
                 self.save_manifest()

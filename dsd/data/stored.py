@@ -1,5 +1,6 @@
 """The pairs of a run to train on: where each stands is known, the rest is read row group by row group."""
 
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,17 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dsd import opening
 from dsd.backbones.base import Batch, RawBatch
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import caption_id
 from dsd.data.frames import Pictures, Sizes, layout, raw_batch
+from dsd.data.order import Positions
 from dsd.data.places import Ids, row_bytes, rows_at
 from dsd.data.policy import Policy
-from dsd.data.rows import Row, decode_image
+from dsd.data.rows import Row
 from dsd.data.store import Run
+from dsd.data.table import Table
 
 _COLUMNS = ("id", "reference", "target", "caption")
 _LAYOUTS_AT_ONCE = 256
+_READING = (
+    threading.Lock()
+)  # loaders for training and validation read one source, each in a thread of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +76,9 @@ class RunSource:
         captions: str | None = None,
     ) -> None:
         run.check("pairs")
-        every, kept = run.judged(policy)
+        names = run.pairs.columns("id", "grid_id").combine_chunks()
+        every, grids = (names[name].combine_chunks() for name in ("id", "grid_id"))
+        kept = run.kept(every, policy)
         if not kept.any():
             raise ValueError(
                 f"None of the {len(run.pairs)} pairs of {run.path} is accepted (curators: "
@@ -82,10 +91,13 @@ class RunSource:
             numbers = numbers[pc.is_in(accepted, value_set=captioned).to_numpy(zero_copy_only=False)]
         numbers = numbers[pc.sort_indices(every.take(pa.array(numbers))).to_numpy()]
         ids = every.take(pa.array(numbers))
-        grids = run.pairs.columns("grid_id")["grid_id"].combine_chunks().take(pa.array(numbers))
+        grids = grids.take(pa.array(numbers))
         self.ids, self.places = Ids(ids), numbers
         self.groups: pa.Array = pc.if_else(pc.equal(pc.binary_length(grids), 0), ids, grids)
-        self._pairs, self.encoded, self._size_px = run.pairs, encoded, size_px
+        self.encoded, self._size_px = encoded, size_px
+        # Tables of its own: they are read in a thread, while others may read the run's.
+        self._pairs = Table(run.pairs.folder, run.pairs.kind)
+        self._cache = None if encoded is None else EncodedPairs(run.path, encoded.name)
         self._captions = None if captions is None else run.captions(captions)
         self._text_ids: Ids | None = None
         written: pa.Array | None = None
@@ -121,11 +133,14 @@ class RunSource:
         Raises:
             ManifestError: if a shard is damaged, or rows were removed since the source was opened.
         """
-        at = np.asarray(positions, dtype=np.int64)
+        with _READING:
+            return self._read(np.asarray(positions, dtype=np.int64), positions)
+
+    def _read(self, at: Positions, positions: Sequence[int]) -> Mapping[int, Any]:
         ids = self.ids.take(at)
-        if self.encoded is not None:
+        if self._cache is not None:
             texts = None if self._text_ids is None else self._text_ids.take(at)
-            return dict(zip(positions, self.encoded.read(self._cached.take(at), ids, texts), strict=True))
+            return dict(zip(positions, self._cache.read(self._cached.take(at), ids, texts), strict=True))
         rows = [row for _, row in rows_at(self._pairs, self.places[at], ids, _COLUMNS)]
         captions = rows
         if self._captions is not None:
@@ -143,8 +158,8 @@ class RunSource:
         """
         ids = [self.ids[position] for position in positions]
         some = [pairs[position] for position in positions]
-        if self.encoded is not None:
-            return self.encoded.stack(ids, some)
+        if self._cache is not None:
+            return self._cache.stack(ids, some)
         pictures = [self._decoded(*pair) for pair in zip(positions, some, strict=True)]
         return raw_batch(ids, pictures, [pair.caption for pair in some], self._size_px)
 
@@ -160,14 +175,17 @@ class RunSource:
             some = near[first : first + _LAYOUTS_AT_ONCE]
             pairs = self.read(some)
             for position in some:
-                if self.encoded is not None:
-                    found[position] = self.encoded.layout(pairs[position])
+                if self._cache is not None:
+                    found[position] = self._cache.layout(pairs[position])
                 else:
                     found[position] = layout(self._decoded(position, pairs[position]), self._size_px)
         return [found[position] for position in positions]
 
     def _decoded(self, position: int, pair: _Stored) -> Pictures:
         try:
-            return decode_image(pair.reference), decode_image(pair.target)
+            reference, target = (
+                opening.decode_image(cell["bytes"], "of a row") for cell in (pair.reference, pair.target)
+            )
+            return reference, target
         except ValueError as error:
             raise self._pairs.damaged(int(self.places[position]), str(error)) from error

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,34 +15,49 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dsd.data import cache
 from dsd.data.atomic import sha256_of
-from dsd.data.manifest import STAGE_MANIFEST, ManifestError, Shard, StageManifest, ids_digest
+from dsd.data.manifest import (
+    STAGE_MANIFEST,
+    ChangedError,
+    ManifestError,
+    Shard,
+    StageManifest,
+    ids_digest,
+)
+from dsd.data.remote import RemoteParquet, check_stored
 from dsd.data.rows import Row, TableKind
+from dsd.data.storage import Location, RemotePath, StorageError
+from dsd.parquet import check_claims
 
 R = TypeVar("R")
-_FileState = tuple[int, int, int]  # inode, size, time of change
+_FileState = tuple[int, int, int] | str  # inode, size, time of change; in a store, the version of the file
 
 _MAX_FILES = 32
+_MANIFEST_S = 2.0  # how old a manifest of a store may be when rows are read singly
+_GROUPS_AT_ONCE = 4  # read together when rows are read by number
 _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 
 
 class Table(Generic[R]):
     """The rows of one stage, as far as they are listed in its manifest.
 
-    It reads what is on disk when it is asked; a table that another process adds to gets longer.
+    It reads what is on disk when it is asked; a table that another process adds to gets longer. Of a store, whole
+    shards are read through the local cache, and single columns by ranges.
 
     Args:
-        folder: where the shards are.
+        folder: where the shards are, here or in a store.
         kind: what the rows look like.
     """
 
-    def __init__(self, folder: Path, kind: TableKind[R]) -> None:
+    def __init__(self, folder: Location, kind: TableKind[R]) -> None:
         self.folder = folder
         self.kind = kind
         self._loaded: tuple[_FileState, StageManifest] | None = None
         self._checked: set[_FileState] = set()
         self._places: dict[str, tuple[int, int, int]] = {}
         self._placed: tuple[Shard, ...] = ()
+        self._loaded_at = 0.0
         self._groups: OrderedDict[tuple[_FileState, int], pa.Table] = OrderedDict()
         self._files: OrderedDict[_FileState, pq.ParquetFile] = OrderedDict()
         self._forget()
@@ -73,6 +90,7 @@ class Table(Generic[R]):
             ) from error
         if self._loaded is None or self._loaded[0] != state:
             self._loaded = (state, StageManifest.load(self.folder))
+        self._loaded_at = time.monotonic()
         return self._loaded[1]
 
     def __len__(self) -> int:
@@ -83,7 +101,7 @@ class Table(Generic[R]):
             yield record
 
     def __contains__(self, row_id: object) -> bool:
-        return row_id in self._index()
+        return self._place(row_id) is not None
 
     def __getitem__(self, row_id: str) -> R:
         """The record of that id.
@@ -92,7 +110,14 @@ class Table(Generic[R]):
             LookupError: if there is none.
             ManifestError: if its shard is damaged.
         """
-        place = self._index().get(row_id)
+        try:
+            return self._found(row_id)
+        except ChangedError:  # compacted since the places of rows were read
+            self._places, self._placed = {}, ()
+            return self._found(row_id)
+
+    def _found(self, row_id: str) -> R:
+        place = self._place(row_id)
         if place is None:
             raise LookupError(f"{self.folder} has no row {row_id!r} among its {len(self)} rows.")
         number, group, offset = place
@@ -101,7 +126,7 @@ class Table(Generic[R]):
 
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
-        return [row_id for shard in self.manifest.shards for row_id in self._ids_of(shard)]
+        return [row_id for shard in self.manifest.shards for row_id in self.ids_of(shard)]
 
     def keys(self) -> set[str]:
         """The ids of the rows of the earlier stage that rows were made from."""
@@ -124,27 +149,49 @@ class Table(Generic[R]):
 
         Raises:
             ManifestError: if a shard is missing or damaged.
+            ChangedError: if it was replaced meanwhile, as by `Run.compact`: begin again.
         """
+        for shard, row in self._rows(ids):
+            yield row[self.kind.id_column], self._record(shard, row)
+
+    def rows(self, ids: Collection[str] | None = None) -> Iterator[Row]:
+        """As `items`, but as plain values, with pictures as they are stored: nothing is decoded."""
+        for _, row in self._rows(ids):
+            yield row
+
+    def rows_of(self, shard: Shard) -> Iterator[Row]:
+        """The rows of one shard, as `rows`."""
+        return (row for _, row in self._rows(None, [shard]))
+
+    def _rows(
+        self, ids: Collection[str] | None, shards: Sequence[Shard] | None = None
+    ) -> Iterator[tuple[Shard, Row]]:
         wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
-        for shard in self.manifest.shards:
-            self._check_content(shard)
+        for shard in self.manifest.shards if shards is None else shards:
             _, file = self._open(shard)
+            kept = None
+            if wanted is not None:
+                names = self._read(shard, file, None, [self.kind.id_column])[self.kind.id_column]
+                kept = np.flatnonzero(pc.is_in(names, value_set=wanted).to_numpy())
+                if not len(kept):  # not even hashed: that reads every picture
+                    continue
+            self._check_content(shard)
+            end = 0
             for group in range(file.num_row_groups):
-                if wanted is None:
-                    rows = self._read(shard, file, group)
-                else:
-                    names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
-                    kept = np.flatnonzero(pc.is_in(names, value_set=wanted).to_numpy())
-                    if not len(kept):
-                        continue
-                    rows = self._read(shard, file, group).take(pa.array(kept))
+                begin, end = end, end + file.metadata.row_group(group).num_rows
+                some = None if kept is None else kept[(kept >= begin) & (kept < end)] - begin
+                if some is not None and not len(some):
+                    continue
+                rows = self._read(shard, file, group)
+                rows = rows if some is None else rows.take(pa.array(some))
                 # One row at a time: `to_pylist` of the whole group would hold every picture twice.
                 for i in range(len(rows)):
-                    row = rows.slice(i, 1).to_pylist()[0]
-                    yield row[self.kind.id_column], self._record(shard, row)
+                    yield shard, rows.slice(i, 1).to_pylist()[0]
 
     def at(self, numbers: npt.NDArray[np.int64], *names: str) -> Iterator[pa.Table]:
-        """Rows by their number in the table, in order, a row group at a time; other row groups are not read.
+        """Rows by their number in the table, in order, some row groups at a time; the others are not read.
+
+        Of a store, shards are read through the local cache if the table fits there, else in ranges.
 
         Args:
             numbers: counted from 0 over all shards; growing, each once.
@@ -153,24 +200,36 @@ class Table(Generic[R]):
         Raises:
             ManifestError: if a shard is missing or damaged, or there are no such rows.
         """
-        first = 0
-        for shard in self.manifest.shards:
+        first, shards = 0, self.manifest.shards
+        whole = isinstance(self.folder, RemotePath) and _fits_cache(shards)
+        for shard in shards:
             begin, end = np.searchsorted(numbers, [first, first + shard.rows])
             if begin < end:
-                inside = numbers[begin:end] - first
-                _, file = self._open(shard)
-                counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-                starts = np.concatenate([[0], np.cumsum(counts)])
-                cuts = np.searchsorted(inside, starts)
-                for group in np.flatnonzero(np.diff(cuts)):
-                    offsets = inside[cuts[group] : cuts[group + 1]] - starts[group]
-                    yield self._read(shard, file, int(group), list(names) or None).take(pa.array(offsets))
+                if whole:
+                    self._check_content(shard)
+                yield from self._some(shard, numbers[begin:end] - first, list(names) or None)
             first += shard.rows
         if len(numbers) and numbers[-1] >= first:
             raise ManifestError(
                 f"{self.folder} has {first} rows and no row {numbers[-1]}: rows were removed since it was "
                 "opened. Open it again."
             )
+
+    def _some(
+        self, shard: Shard, numbers: npt.NDArray[np.int64], names: list[str] | None
+    ) -> Iterator[pa.Table]:
+        """Rows of a shard by their number in it."""
+        _, file = self._open(shard)
+        counts = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+        starts = np.cumsum(counts) - counts
+        holding = np.searchsorted(starts, numbers, side="right") - 1
+        groups = np.unique(holding)
+        for i in range(0, len(groups), _GROUPS_AT_ONCE):
+            some = groups[i : i + _GROUPS_AT_ONCE]
+            inside = numbers[np.isin(holding, some)]
+            place = np.searchsorted(some, holding[np.isin(holding, some)])
+            offsets = inside - starts[some][place] + (np.cumsum(counts[some]) - counts[some])[place]
+            yield self._read(shard, file, some.tolist(), names).take(pa.array(offsets))
 
     def record(self, number: int, row: Row) -> R:
         """The record of a row that `at` gave.
@@ -198,7 +257,11 @@ class Table(Generic[R]):
         """What is wrong with a shard; None if it is as it was written."""
         self._checked.clear()
         try:
-            self._check_content(shard)
+            if isinstance(self.folder, RemotePath):
+                with self._read_errors(shard):
+                    check_stored(self.folder / shard.file, shard.sha256, shard.bytes)
+            else:
+                self._check_content(shard)
         except ManifestError as error:
             return str(error)
         return None
@@ -215,7 +278,12 @@ class Table(Generic[R]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": OrderedDict(), "_files": OrderedDict(), "_group_bytes": 0}
 
-    def _ids_of(self, shard: Shard) -> list[str]:
+    def ids_of(self, shard: Shard) -> list[str]:
+        """The ids of the rows of one shard, in order.
+
+        Raises:
+            ManifestError: if it is damaged.
+        """
         name = self.kind.id_column
         ids: list[str] = self._read(shard, self._open(shard)[1], None, [name])[name].to_pylist()
         if ids_digest(ids) != shard.ids:
@@ -235,40 +303,73 @@ class Table(Generic[R]):
         """
         if self._pid != os.getpid():  # forked: what the parent has open is the parent's
             self._forget()
-        path = self.folder / shard.file
-        try:
-            state = _state(path)
+        path: Location = self.folder / shard.file
+        with self._read_errors(shard):
+            if isinstance(path, RemotePath):
+                path = cache.find(shard.sha256) or path
+            state = f"{path} {shard.sha256}" if isinstance(path, RemotePath) else _state(path)
             if state in self._files:
                 self._files.move_to_end(state)
                 return state, self._files[state]
-            if state[1] != shard.bytes:
-                raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
-            if footer_digest(path) != shard.footer:
-                raise self._damaged(shard, "its footer is not the recorded one")
-            file = pq.ParquetFile(path, page_checksum_verification=True)
-        except FileNotFoundError as error:
-            raise self._damaged(shard, "it is missing") from error
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(shard, str(error).splitlines()[0]) from error
+            if isinstance(path, RemotePath):
+                file = RemoteParquet(path, shard.bytes, shard.footer)
+            else:
+                if state[1] != shard.bytes:
+                    raise self._damaged(shard, f"it has {state[1]} bytes, not {shard.bytes}")
+                if shard.footer and footer_digest(path) != shard.footer:
+                    raise self._damaged(shard, "its footer is not the recorded one")
+                if not shard.footer and state not in self._checked:  # of the first format
+                    if sha256_of(path) != shard.sha256:
+                        raise self._damaged(shard, "its SHA-256 is not the recorded one")
+                    self._checked.add(state)
+                file = pq.ParquetFile(path, page_checksum_verification=True)
+            check_claims(file.metadata, shard.bytes)
         while len(self._files) >= _MAX_FILES:
             self._files.popitem(last=False)
         self._files[state] = file
         return state, file
+
+    @contextmanager
+    def _read_errors(self, shard: Shard) -> Iterator[None]:
+        """What is wrong with the file is told as damage; a store that cannot be reached is not."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise self._damaged(shard, "it is missing") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(shard, str(error).splitlines()[0]) from error
 
     def _forget(self) -> None:
         self._groups, self._files, self._pid = OrderedDict(), OrderedDict(), os.getpid()
         self._group_bytes = 0
 
     def _read(
-        self, shard: Shard, file: pq.ParquetFile, group: int | None, columns: list[str] | None = None
+        self,
+        shard: Shard,
+        file: pq.ParquetFile,
+        group: int | list[int] | None,
+        columns: list[str] | None = None,
     ) -> pa.Table:
-        groups = range(file.num_row_groups) if group is None else [group]
-        try:
-            return file.read_row_groups(groups, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(shard, str(error).splitlines()[0]) from error
+        every = range(file.num_row_groups)
+        groups = every if group is None else [group] if isinstance(group, int) else group
+        with self._read_errors(shard):
+            found = file.read_row_groups(groups, columns=columns, use_threads=False)
+        return self._completed(found, file, columns)
+
+    def _completed(self, found: pa.Table, file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
+        """With the columns that the shard does not have because it was written before there were any."""
+        there = set(file.schema_arrow.names)
+        for field in self.kind.schema:
+            if field.name not in there and (columns is None or field.name in columns):
+                value = self.kind.defaults.get(field.name)
+                found = found.append_column(field, pa.array([value] * len(found), field.type))
+        return found
 
     def _row_group(self, shard: Shard, group: int) -> pa.Table:
+        if isinstance(self.folder, RemotePath) and _fits_cache(self._placed):
+            self._check_content(shard)
         state, file = self._open(shard)
         key = (state, group)
         if key not in self._groups:
@@ -279,29 +380,45 @@ class Table(Generic[R]):
         self._groups.move_to_end(key)
         return self._groups[key]
 
-    def _index(self) -> dict[str, tuple[int, int, int]]:
-        """Where each id stands: the shard's number, the row group's, and the row's within it."""
+    def _place(self, row_id: object) -> tuple[int, int, int] | None:
+        """Where an id stands: the shard's number, the row group's, and the row's within it."""
+        recent = isinstance(self.folder, RemotePath) and time.monotonic() - self._loaded_at < _MANIFEST_S
+        if recent and row_id in self._places and isinstance(row_id, str):
+            return self._places[row_id]
         shards = self.manifest.shards
         if shards != self._placed:
             self._places = {}
             for number, shard in enumerate(shards):
-                ids = iter(self._ids_of(shard))
+                ids = iter(self.ids_of(shard))
                 _, file = self._open(shard)
                 for group in range(file.num_row_groups):
                     for offset in range(file.metadata.row_group(group).num_rows):
                         self._places[next(ids)] = (number, group, offset)
             self._placed = shards
-        return self._places
+        return self._places.get(row_id) if isinstance(row_id, str) else None
 
     def _check_content(self, shard: Shard) -> None:
-        """Compare the whole file with its hash, once as long as it stays what it is."""
+        """Compare the whole file with its hash, once as long as it stays what it is; of a store, the cached one."""
+        path: Location = self.folder / shard.file
+        with self._read_errors(shard):
+            if isinstance(path, RemotePath):
+                path = cache.fetch(path, shard.sha256, shard.bytes)
+                if _state(path) not in self._checked and sha256_of(path) != shard.sha256:
+                    cache.drop(shard.sha256)
+                    path = cache.fetch(self.folder / shard.file, shard.sha256, shard.bytes)
         state, _ = self._open(shard)
         if state not in self._checked:
-            if sha256_of(self.folder / shard.file) != shard.sha256:
+            if sha256_of(path) != shard.sha256:
                 raise self._damaged(shard, "its SHA-256 is not the recorded one")
             self._checked.add(state)
 
     def _damaged(self, shard: Shard, what: str) -> ManifestError:
+        self._loaded = None
+        if self.exists and shard not in self.manifest.shards:
+            return ChangedError(
+                f"The shard {self.folder / shard.file} was replaced while it was read: the rows of "
+                f"{self.kind.stage!r} were compacted or made anew. Read them again from the beginning."
+            )
         run = self.folder.parents[self.kind.stage.count("/")]
         return ManifestError(
             f"The shard {self.folder / shard.file} is damaged: {what}. Restore the file from a copy; or call "
@@ -310,9 +427,15 @@ class Table(Generic[R]):
         )
 
 
-def _state(path: Path) -> _FileState:
+def _state(path: Location) -> _FileState:
+    if isinstance(path, RemotePath):
+        return path.version()
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _fits_cache(shards: Sequence[Shard]) -> bool:
+    return sum(shard.bytes for shard in shards) <= cache.limit_bytes() / 2
 
 
 def footer_digest(path: Path) -> str:
@@ -323,3 +446,9 @@ def footer_digest(path: Path) -> str:
         length = int.from_bytes(file.read(8)[:4], "little") + 8
         file.seek(max(0, size - length))
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def footer_of(data: memoryview) -> str:
+    """`footer_digest` of a file's content."""
+    length = int.from_bytes(data[-8:-4], "little") + 8
+    return hashlib.sha256(data[max(0, len(data) - length) :]).hexdigest()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,18 +9,16 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dsd.data.atomic import discard_folder, make_folder, replace_file, sha256_of
-from dsd.data.manifest import Shard, StageManifest, check_spec, ids_digest, versions, without_secrets
+from dsd.data.atomic import delete_file, discard_folder, make_folder
+from dsd.data.manifest import Shard, StageManifest, check_spec, versions, without_secrets
 from dsd.data.rows import Row
-from dsd.data.table import Table, footer_digest
+from dsd.data.shards import entry, open_shard, parquet, part_number, put, row_bytes, stamp_of
+from dsd.data.storage import StorageError, move
+from dsd.data.table import Table
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
-
-_GROUP_ROWS = 64
-_PART = re.compile(r"part-(\d+)\.parquet")
 
 
 class TableWriter(Generic[R]):
@@ -103,7 +100,7 @@ class TableWriter(Generic[R]):
         if not self._rows:
             self._since = time.monotonic()
         self._rows += rows
-        self._bytes += sum(_size(row) for row in rows)
+        self._bytes += sum(row_bytes(row) for row in rows)
         late = time.monotonic() - self._since > self.flush_s
         if late or len(self._rows) >= self.shard_rows or self._bytes >= self.shard_bytes:
             self.flush()
@@ -143,7 +140,7 @@ class TableWriter(Generic[R]):
         if removed:
             self._save(shards=tuple(shards))
             for shard in old:
-                (self.table.folder / shard.file).unlink()
+                delete_file(self.table.folder / shard.file)
         return removed
 
     def _save(self, **changes: Any) -> None:
@@ -156,89 +153,45 @@ class TableWriter(Generic[R]):
     def _write(self, rows: list[Row], beside: Collection[Shard] = ()) -> Shard:
         """A shard under the next free number; not listed yet."""
         kind = self.table.kind
-        metadata = {**(kind.schema.metadata or {}), b"dsd": json.dumps(self._stamp()).encode()}
-        content = pa.Table.from_pylist(rows, schema=kind.schema.with_metadata(metadata))
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(
-            sink,
-            content.schema,
-            compression="zstd" if kind.shared else "none",
-            use_dictionary=kind.shared,
-            dictionary_pagesize_limit=4 * kind.group_bytes,
-            write_page_checksum=True,
-        ) as writer:
-            start = 0
-            for end in _group_ends(rows, kind.group_bytes):
-                writer.write_table(content.slice(start, end - start))
-                start = end
-        data = memoryview(sink.getvalue())
+        data = parquet(kind, self._stamp(), rows)
         taken = [part_number(shard.file) for shard in (*self.manifest.shards, *beside)]
-        name = f"part-{max(taken, default=-1) + 1:05d}.parquet"
-        replace_file(self.table.folder / name, data)
-        return self._listed(name, [row[kind.id_column] for row in rows])
+        name = put(self.table.folder, max(taken, default=-1) + 1, data)
+        return entry(self.table.folder, name, [row[kind.id_column] for row in rows], data)
 
     def _stamp(self) -> dict[str, Any]:
         return {"stage": self.table.kind.stage, "spec": self.spec}
 
     def _adopt(self) -> None:
         """List whole shards that a process was killed before it could list; set other strangers aside."""
-        listed = {shard.file for shard in self.manifest.shards}
+        folder, listed = self.table.folder, {shard.file for shard in self.manifest.shards}
         known: set[str] | None = None
-        for path in sorted(self.table.folder.glob("part-*.parquet")):
-            if path.name in listed:
+        for name in sorted(path.name for path in folder.glob("part-*.parquet")):
+            if name in listed:
                 continue
+            path = folder / name
             known = known if known is not None else {*self._keys()}
             try:
-                found = pq.read_table(path, use_threads=False, page_checksum_verification=True)
-                stamp = json.loads((found.schema.metadata or {}).get(b"dsd", b"null"))
+                data = memoryview(path.read_bytes())
+                file = open_shard(data)
+                found, stamp = file.read(use_threads=False), stamp_of(file)
                 keys = set(found[self.table.kind.key_column].to_pylist())
-                whole = stamp == self._stamp() and not keys & known and part_number(path.name) >= 0
+                whole = stamp == self._stamp() and not keys & known and part_number(name) >= 0
+            except StorageError:
+                raise
+            except FileNotFoundError:  # listed by a store that has deleted it
+                continue
             except (pa.ArrowException, OSError, ValueError, KeyError):
                 whole = False
             if not whole:
-                aside = path.with_name(path.name + ".unlisted")
-                path.rename(aside)
+                move(path, name + ".unlisted")
                 logger.warning(
-                    "%s is not in the manifest and does not belong to it: renamed to %s", path, aside.name
+                    "%s is not in the manifest and does not belong to it: renamed to %s.unlisted", path, name
                 )
                 continue
             known |= keys
-            shard = self._listed(path.name, found[self.table.kind.id_column].to_pylist())
+            shard = entry(folder, name, found[self.table.kind.id_column].to_pylist(), data)
             self.manifest = replace(self.manifest, shards=(*self.manifest.shards, shard))
             logger.info("Adopted %s, which a stopped process had written and not listed", path)
 
-    def _listed(self, name: str, ids: list[str]) -> Shard:
-        path = self.table.folder / name
-        return Shard(
-            file=name,
-            rows=len(ids),
-            bytes=path.stat().st_size,
-            ids=ids_digest(ids),
-            sha256=sha256_of(path),
-            footer=footer_digest(path),
-        )
-
     def _keys(self) -> set[str]:
         return self.table.keys() if self.manifest.shards else set()
-
-
-def part_number(name: str) -> int:
-    """The number of a shard; -1 if it is none of ours."""
-    match = _PART.fullmatch(name)
-    return -1 if match is None else int(match[1])
-
-
-def _group_ends(rows: Sequence[Row], group_bytes: int) -> list[int]:
-    """Where each row group ends, so that none has more than `_GROUP_ROWS` rows or so many bytes."""
-    ends, count, size = [], 0, 0
-    for index, row in enumerate(rows):
-        if count and (count >= _GROUP_ROWS or size + _size(row) > group_bytes):
-            ends.append(index)
-            count = size = 0
-        count, size = count + 1, size + _size(row)
-    return [*ends, len(rows)]
-
-
-def _size(row: Row) -> int:
-    cells = (cell["bytes"] if isinstance(cell, dict) else cell for cell in row.values())
-    return sum(len(cell) for cell in cells if isinstance(cell, bytes)) + 256

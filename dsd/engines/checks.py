@@ -1,6 +1,6 @@
 """What plug-ins return, checked before it becomes rows."""
 
-from dsd import grids, pairs
+from dsd import grids, opening, pairs
 from dsd.data.manifest import without_secrets
 from dsd.data.rows import Failure
 from dsd.types import Grid, Pair, Verdict
@@ -22,6 +22,7 @@ def checked_grid(grid: Grid, prompt_id: str) -> list[Grid] | Failure:
     if image.mode != "RGB":
         return Failure(source=prompt_id, reason=f"The picture has mode {image.mode}, not RGB.")
     try:
+        opening.check_size(image)
         grids.split(image, grid.prompt.layout)
     except ValueError as error:
         return failure(prompt_id, error)

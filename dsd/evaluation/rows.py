@@ -7,6 +7,7 @@ from PIL import Image
 
 from dsd import grids
 from dsd.data.atomic import make_folder, replace_file
+from dsd.opening import MAX_PIXELS, open_image
 
 Rows = list[list[Image.Image]]
 """Pictures, one row a character."""
@@ -32,9 +33,9 @@ def load_rows(path: Path, rows: int, columns: int, panel_px: int = 64) -> Rows:
         ValueError: if it is damaged, or has another size.
     """
     try:
-        sheet = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Delete it, to have it drawn again.") from error
+        sheet = open_image(path, max_pixels=max(MAX_PIXELS, rows * columns * panel_px**2)).convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it, to have it drawn again.") from error
     if sheet.size != (columns * panel_px, rows * panel_px):
         raise ValueError(
             f"{path} is {sheet.width} x {sheet.height} px, not {rows} rows of {columns} pictures of "

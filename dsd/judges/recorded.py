@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.judges.base import RATING_STATUSES, Case, Judge, Rating
+from dsd.parquet import column_names, read_rows
 
 _COLUMNS = ("key", "value", "rubric", "run", "judge", "status", "reason")
 _MAX_ROWS = 10_000_000
@@ -169,7 +170,7 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"Line {number} of {path} is no JSON: {error}.") from error
             if not isinstance(row, dict):
                 raise ValueError(f"Line {number} of {path} must be an object; got {type(row).__name__}.")
@@ -177,20 +178,11 @@ def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-            if not {"key", "value"} <= set(columns):
-                raise ValueError(
-                    f"{path} has the columns {file.schema_arrow.names}; `key` and `value` are needed."
-                )
-            for batch in file.iter_batches(columns=columns):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file, or damaged: {error}.") from error
+    there = column_names(path)
+    columns = [name for name in _COLUMNS if name in there]
+    if not {"key", "value"} <= set(columns):
+        raise ValueError(f"{path} has the columns {there}; `key` and `value` are needed.")
+    yield from read_rows(path, columns)
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -207,7 +199,7 @@ def _number(row: Mapping[str, Any], column: str, where: str) -> float | None:
         raise ValueError(f"{where}: `{column}` must be a number; got {value!r}.")
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: `{column}` must be a number; got {value!r}.") from error
     if math.isinf(number):
         raise ValueError(f"{where}: `{column}` must be finite; got {value!r}.")

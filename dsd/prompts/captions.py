@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from dsd.parquet import open_parquet, read_rows
 from dsd.texts import one_line
 
 MAX_CHARS = 1000
@@ -127,17 +128,11 @@ def _cell(path: Path, row: Any, column: str | None) -> Any:
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
+    with open_parquet(path) as file:
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        name = _chosen(path, texts, column)
-        for batch in file.iter_batches(batch_size=1024, columns=[name]):
-            yield from batch.column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}.") from error
+    name = _chosen(path, texts, column)
+    for row in read_rows(path, [name]):
+        yield row[name]
 
 
 def _is_text(kind: Any) -> bool:

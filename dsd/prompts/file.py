@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dsd.grids import Layout
+from dsd.parquet import column_names, read_rows
 from dsd.prompts.base import PromptWriter, prompt_seed
 from dsd.types import GridPrompt
 
@@ -94,39 +95,27 @@ def _rows(path: Path) -> list[Any]:
     if path.suffix not in (".jsonl", ".txt"):
         raise ValueError(f"Prompts are read from .jsonl, .parquet and .txt files; got {path}.")
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        content = path.read_text(encoding="utf-8").rstrip()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
     if path.suffix == ".txt":
-        return [{"text": line} for line in lines]
+        return [{"text": line} for line in content.splitlines()]
+    lines = content.split("\n") if content else []  # not splitlines: JSON may hold other ends of lines
     return [_json_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _json_row(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}, row {number} is not JSON: {error}. Write one JSON object a line."
         ) from error
 
 
 def _parquet_rows(path: Path) -> list[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        known = [
-            name
-            for name in file.schema_arrow.names
-            if name in ("text", "subject", "panels", "layout", "kind")
-        ]
-        if "text" not in known:
-            raise ValueError(
-                f"{path} has no column `text`; it has {', '.join(file.schema_arrow.names) or 'none'}."
-            )
-        rows: list[Any] = file.read(columns=known).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}. Write it again.") from error
-    return rows
+    there = column_names(path)
+    known = [name for name in there if name in ("text", "subject", "panels", "layout", "kind")]
+    if "text" not in known:
+        raise ValueError(f"{path} has no column `text`; it has {', '.join(there) or 'none'}.")
+    return list(read_rows(path, known))

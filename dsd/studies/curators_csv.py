@@ -147,7 +147,7 @@ def _digests(path: Path, folder: Path, names: Collection[str]) -> dict[str, str]
             open_picture(folder / name)
             found[name] = sha256_of(folder / name)
         except (OSError, ValueError) as error:
-            problems.append(f"{name}: {error.strerror if isinstance(error, FileNotFoundError) else error}")
+            problems.append(f"{name}: {'No such file' if isinstance(error, FileNotFoundError) else error}")
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(

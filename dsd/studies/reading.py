@@ -1,16 +1,13 @@
 """Tables and pictures that users bring."""
 
 import csv
-import os
-import warnings
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-_MAX_PICTURE_BYTES = 100 * 2**20
+from dsd import opening
+from dsd.parquet import column_names, read_rows
 
 
 def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -29,16 +26,12 @@ def table_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[st
             yield line - 1, row
         return
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is neither Parquet nor called .csv: {str(error).splitlines()[0]} Give a table of "
-            "either kind."
-        ) from error
-    check_columns(path, table.column_names, names)
-    columns = [["" if x is None else str(x) for x in table[name].to_pylist()] for name in names]
-    for number, values in enumerate(zip(*columns, strict=True), 1):
-        yield number, dict(zip(names, values, strict=True))
+        there = column_names(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Give a table in Parquet, or one that is called .csv.") from error
+    check_columns(path, there, names)
+    for number, row in enumerate(read_rows(path, names), 1):
+        yield number, {name: "" if row[name] is None else str(row[name]) for name in names}
 
 
 def csv_rows(path: Path, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -77,8 +70,7 @@ def check_inside(folder: Path, name: str) -> None:
     Raises:
         ValueError: if it does.
     """
-    root = os.path.abspath(folder)
-    if os.path.commonpath([root, os.path.abspath(folder / name)]) != root:
+    if not opening.is_inside(folder, name):
         raise ValueError("leads out of the folder")
 
 
@@ -88,13 +80,4 @@ def open_picture(file: Path) -> Image.Image:
     Raises:
         OSError, ValueError: if it cannot be read, or is too large to be one.
     """
-    if file.stat().st_size > _MAX_PICTURE_BYTES:
-        raise ValueError(f"has {file.stat().st_size:,} bytes, more than {_MAX_PICTURE_BYTES:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-            image.load()
-    except (SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(str(error)) from error
-    return image
+    return opening.open_image(file)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from dsd.opening import ENDINGS, is_inside, open_image
 from dsd.teachers.base import Teacher
 from dsd.types import Grid, GridPrompt
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_MAX_INDEX_BYTES = 2**28
 
 
 class FolderTeacher(Teacher):
@@ -27,7 +28,7 @@ class FolderTeacher(Teacher):
 
     Raises:
         FileNotFoundError: if the folder, the index or a picture named in it does not exist.
-        ValueError: if the index cannot be read.
+        ValueError: if the index cannot be read, or names a picture outside the folder.
     """
 
     batch_size = 8
@@ -53,8 +54,7 @@ class FolderTeacher(Teacher):
         path = self._images.get(prompt.id) or self._images.get(prompt.text)
         if path is None:
             raise LookupError(f"{self.path} has no grid of the prompt {prompt.text!r}. Add it to the index.")
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        return open_image(path).convert("RGB")
 
     def _index_path(self, index: str | Path | None) -> Path:
         names = ["metadata.jsonl", "prompts.jsonl", "prompts.txt"] if index is None else [str(index)]
@@ -71,9 +71,15 @@ class FolderTeacher(Teacher):
 
     def _read(self, index: Path) -> dict[str, Path]:
         """Prompt texts and ids to paths."""
-        lines = [line for line in index.read_text().splitlines() if line.strip()]
+        if (size := index.stat().st_size) > _MAX_INDEX_BYTES:
+            raise ValueError(f"{index} has {size:,} bytes; at most {_MAX_INDEX_BYTES:,} are read.")
+        try:
+            content = index.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{index} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+        lines = [line for line in content.splitlines() if line.strip()]
         if index.suffix == ".txt":
-            pictures = sorted(path for path in self.path.iterdir() if path.suffix.lower() in _ENDINGS)
+            pictures = sorted(path for path in self.path.iterdir() if path.suffix.lower() in ENDINGS)
             if len(pictures) != len(lines):
                 raise ValueError(
                     f"{index} has {len(lines)} prompts, but {self.path} has {len(pictures)} pictures. Give "
@@ -86,7 +92,10 @@ class FolderTeacher(Teacher):
             entries = [self._entry(index, number, line) for number, line in enumerate(lines, 1)]
         found = {}
         for entry in entries:
-            path = self.path / str(entry.get("image", entry.get("file_name")))
+            name = str(entry.get("image", entry.get("file_name")))
+            if not is_inside(self.path, name):
+                raise ValueError(f"{index} names the picture {name!r}, which leads out of {self.path}.")
+            path = self.path / name
             if not path.is_file():
                 raise FileNotFoundError(f"{index} names the picture {path}, which does not exist.")
             found.update({str(entry[key]): path for key in ("id", "text") if key in entry})
@@ -96,7 +105,7 @@ class FolderTeacher(Teacher):
     def _entry(index: Path, number: int, line: str) -> dict[str, object]:
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Line {number} of {index} is not JSON: {error}.") from error
         if (
             not isinstance(entry, dict)

@@ -1,17 +1,14 @@
-"""Pictures from outside: bounded before they are decoded, turned upright, laid over white."""
+"""Pictures of benchmarks and methods: bounded before they are decoded, turned upright, laid over white."""
 
-import warnings
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-MAX_PIXELS = 50_000_000
-"""A picture with more pixels is refused before it is decoded: 150 MB as RGB."""
-MAX_FILE_BYTES = 200 * 2**20
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from dsd.opening import ENDINGS, MAX_PIXELS, opened, opened_bytes
+
+__all__ = ["ENDINGS", "MAX_PIXELS", "check_picture", "decode_picture", "open_picture", "remembered"]
+
 _DRAFT = (64, 64)
 
 
@@ -28,7 +25,8 @@ def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ValueError: if it is damaged, too large, of another format, or of a mode without a fixed range of
             values (16 bits of grey, floats).
     """
-    return _read(Path(path), max_pixels, draft=False)
+    with opened(path, max_pixels) as image:
+        return _upright(image)
 
 
 def check_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
@@ -37,7 +35,9 @@ def check_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
     Raises:
         FileNotFoundError, ValueError: as `open_picture`.
     """
-    _read(Path(path), max_pixels, draft=True)
+    with opened(path, max_pixels) as image:
+        image.draft("RGB", _DRAFT)
+        _upright(image)
 
 
 @lru_cache(maxsize=32)
@@ -52,32 +52,12 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
     Raises:
         ValueError: as there.
     """
-    return _decoded(BytesIO(data), name, max_pixels, draft=False)
+    with opened_bytes(data, name, max_pixels) as image:
+        return _upright(image)
 
 
-def _read(path: Path, max_pixels: int, draft: bool) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path}.")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read.")
-    return _decoded(path, str(path), max_pixels, draft)
-
-
-def _decoded(source: Path | BytesIO, name: str, max_pixels: int, draft: bool) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     from dsd.extractors import rgb  # torch comes with it, and names are listed without
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            with Image.open(source, formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise ValueError(
-                        f"it is {image.width} x {image.height} px, and at most {max_pixels:,} pixels are "
-                        "decoded. Make it smaller"
-                    )
-                if draft:
-                    image.draft("RGB", _DRAFT)
-                image.load()
-                return rgb(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The picture {name} cannot be used: {error}.") from error
+    image.load()
+    return rgb(image)

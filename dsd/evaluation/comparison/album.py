@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from dsd.data.atomic import explained, make_folder, replace_file
 from dsd.evaluation.methods.base import Drawing, Job, Method
+from dsd.opening import open_image, opened
 
 _FIELD = "dsd"
 _STATED = ("status", "reason", "seconds", "cost_usd", "model")
@@ -107,10 +108,10 @@ def _read(file: Path) -> Drawn:
         if file.suffix == ".json":
             facts: dict[str, Any] = json.loads(file.read_text())
         else:
-            with Image.open(file, formats=("PNG",)) as image:
+            with opened(file) as image:
                 facts = json.loads(image.info[_FIELD])
         return Drawn(**{key: facts[key] for key in _STATED})
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged, or no picture of this command: {error}. Delete it, to have it drawn again."
         ) from error
@@ -118,7 +119,6 @@ def _read(file: Path) -> Drawn:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        with Image.open(file, formats=("PNG",)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file} cannot be read: {error}. Delete it, to have it drawn again.") from error
+        return open_image(file).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error} Delete it, to have it drawn again.") from error
