@@ -279,9 +279,7 @@ def test_workers_share_what_is_read(run, monkeypatch, num_workers):
     assert parts == num_workers
     lanes = []
     for worker in range(num_workers):
-        info = torch.utils.data._utils.worker.WorkerInfo(
-            id=worker, num_workers=num_workers, seed=0, dataset=None
-        )
+        info = SimpleNamespace(id=worker, num_workers=num_workers)
         monkeypatch.setattr(loading, "get_worker_info", lambda info=info: info)
         stream = loading._Parts(one.source, one.positions, Epoch(one.sampler), range(len(one)), parts)
         lanes.append({position for chunk in stream._chunks() for part in chunk for position in part})

@@ -176,6 +176,7 @@ class Table(Generic[R]):
                 if not len(kept):  # not even hashed: that reads every picture
                     continue
             self._check_content(shard)
+            _, file = self._open(shard)  # of a store, it is in the local cache now
             end = 0
             for group in range(file.num_row_groups):
                 begin, end = end, end + file.metadata.row_group(group).num_rows
