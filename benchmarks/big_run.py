@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,29 @@ def make(
     return run
 
 
+def judge_most(run: dsd.Run, name: str, spec: Mapping[str, Any], count: int) -> None:
+    """Verdicts of one more curator on the first `count` pairs, as if it had been stopped there."""
+    with run.lock("benchmark"):
+        rows = (_verdict(i, True) for i in range(count))
+        _write(run.verdicts(name), verdicts(name), rows, run.pairs, spec)
+
+
 def pair_id(number: int) -> str:
     """The id of a pair of such a run: as random as real ones are."""
     return hashlib.sha256(f"pair {number}".encode()).hexdigest()[:20]
 
 
 def _write(
-    table: Table[Any], kind: TableKind[Any], rows: Iterable[Row], earlier: Table[Any] | None = None
+    table: Table[Any],
+    kind: TableKind[Any],
+    rows: Iterable[Row],
+    earlier: Table[Any] | None = None,
+    spec: Mapping[str, Any] | None = None,
 ) -> None:
     ready = Table(table.folder, replace(kind, to_rows=list))  # they are rows already
     before = None if earlier is None else earlier.manifest
     made_from = None if before is None else {"stage": before.stage, "rows": before.rows, "ids": before.ids}
-    with TableWriter(ready, {"name": "bench"}, made_from) as writer:
+    with TableWriter(ready, spec or {"name": "bench"}, made_from) as writer:
         batch: list[Row] = []
         for row in rows:
             batch.append(row)
@@ -174,8 +185,3 @@ def _verdict(i: int, keep: bool) -> Row:
         "cost_usd": 0.001,
         "raw": "x" * 200,
     }
-
-
-def grids_of(rows: int) -> Iterator[str]:
-    """The ids of the grids of a run of so many pairs."""
-    return map(_grid_id, range(-(-rows // PAIRS_A_GRID)))

@@ -47,10 +47,10 @@ def _stack(images: Sequence[Image.Image]) -> UInt8[Tensor, "b 3 h w"]:
             f"The pictures of a batch differ in size: {images[0].width} x {images[0].height} px and "
             f"{', '.join(others)} px. Give `size_px` to cut and resize them, or `buckets`."
         )
-    pixels = np.empty((len(images), 3, images[0].height, images[0].width), dtype=np.uint8)
+    pixels = np.empty((len(images), images[0].height, images[0].width, 3), dtype=np.uint8)
     for place, image in zip(pixels, images, strict=True):  # copied once, from PIL to where it stays
-        place[...] = np.asarray(image).transpose(2, 0, 1)
-    return torch.from_numpy(pixels)
+        place[...] = np.asarray(image)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # a view: transposing here would cost a worker's time
 
 
 def _size(target: Image.Image, size_px: Sizes) -> Size | None:
