@@ -156,9 +156,11 @@ def holdout(groups: Sequence[str] | pa.Array, fraction: float, seed: int) -> tup
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`val_fraction` must be in [0, 1); got {fraction}.")
+    if fraction == 0:
+        return np.arange(len(groups)), np.arange(0)
     coded = pa.array(groups, pa.string()).dictionary_encode()
     draws = np.array([_draw(f"{seed}:{name}") for name in coded.dictionary.to_pylist()])
-    held = (fraction > 0) & ((draws < fraction) | (draws == draws.min()))
+    held = (draws < fraction) | (draws == draws.min())
     if held.all():
         raise ValueError(
             f"val_fraction={fraction} holds out all {len(draws)} groups of pairs. Lower it, or make more "

@@ -76,8 +76,9 @@ class RunSource:
         captions: str | None = None,
     ) -> None:
         run.check("pairs")
-        names = run.pairs.columns("id", "grid_id").combine_chunks()
-        every, grids = (names[name].combine_chunks() for name in ("id", "grid_id"))
+        columns = run.pairs.columns("id", "grid_id")
+        every, grids = (columns[name].combine_chunks() for name in ("id", "grid_id"))
+        del columns
         kept = run.kept(every, policy)
         if not kept.any():
             raise ValueError(
