@@ -1,11 +1,11 @@
 """How runs of 1,000 to 400,000 pairs open, resume, filter, verify and read, and how quickly batches come.
 
-    python benchmarks/scale.py --photos FOLDER             # all sizes, in about a quarter of an hour on two cores
-    python benchmarks/scale.py --photos FOLDER --quick     # up to 10,000 rows
+    python benchmarks/scale.py --photos FOLDER            # all sizes: minutes on two cores
+    python benchmarks/scale.py --photos FOLDER --quick    # up to 10,000 rows
 
-Runs are made of crops of the photographs in FOLDER (drawn ones without it) in a temporary folder. The results go to
-`--out` as JSON and as a table, the plots to `--images`. Each task runs in a process of its own; memory is the most
-that it held beyond what it began with. `--tasks none` or `--rates none` leaves a half out.
+Runs are made of crops of the photographs in FOLDER (drawn ones without it) in a temporary folder. The results
+go to `--out` as JSON and as a table, the plots to `--images`. Each task runs in a process of its own; memory is
+the most that it held beyond what it began with. `--tasks none` or `--rates none` leaves a half out.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def rates(folder: Path, photos: Path | None, rows: int, workers: int, rounds: in
 
 
 def ratios(found: list[Rate]) -> dict[str, tuple[float, float, float, float]]:
-    """Of each way: median pairs a second, its share of bare decoding's in the same round, and CPU likewise."""
+    """Of each way: median pairs a second, its share of bare decoding's in the same round; CPU likewise."""
     by_way = {way: [rate for rate in found if rate.way == way] for way in dict.fromkeys(r.way for r in found)}
     told = {}
     for way, some in by_way.items():
@@ -163,7 +163,7 @@ def main() -> None:
         limit = LIMITS.get(measure.task)
         if measure.rows == SIZES[-1] and limit is not None and measure.seconds > limit:
             print(
-                f"MISSED: {measure.task} took {measure.seconds:.1f} s at {measure.rows:,} rows; wanted {limit} s"
+                f"MISSED: {measure.task}: {measure.seconds:.1f} s at {measure.rows:,} rows; wanted {limit} s"
             )
 
 
