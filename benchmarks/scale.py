@@ -3,9 +3,9 @@
     python benchmarks/scale.py --photos FOLDER            # all sizes: minutes on two cores
     python benchmarks/scale.py --photos FOLDER --quick    # up to 10,000 rows
 
-Runs are made of crops of the photographs in FOLDER (drawn ones without it) in a temporary folder. The results
-go to `--out` as JSON and as a table, the plots to `--images`. Each task runs in a process of its own; memory is
-the most that it held beyond what it began with. `--tasks none` or `--rates none` leaves a half out.
+Runs are made of crops of the photographs in FOLDER (drawn ones without it) in a temporary folder. The
+results go to `--out` as JSON and as a table, the plots to `--images`. Each task runs in a process of its own;
+memory is the most that it held beyond what it began with. `--tasks none` or `--rates none` leaves a half out.
 """
 
 import argparse
