@@ -286,5 +286,5 @@ class Backbone(Recorded, nn.Module, ABC):
 
 
 def as_pixels(pixels: Tensor) -> Float[Tensor, "b *k 3 height width"]:
-    """uint8 pixels to floats in [-1, 1]; floats stay as they are."""
-    return pixels.float() / 255 * 2 - 1 if pixels.dtype == torch.uint8 else pixels
+    """uint8 pixels, in any layout of memory, to floats in [-1, 1]; floats stay as they are."""
+    return pixels.contiguous().float() / 255 * 2 - 1 if pixels.dtype == torch.uint8 else pixels

@@ -5,19 +5,23 @@ from os import PathLike
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 
 from dsd.data.encoded import EncodedPairs
 from dsd.data.loader import PairLoader
+from dsd.data.order import Positions
 from dsd.data.policy import Policy
-from dsd.data.sources import ColumnSource, RunSource, holdout, open_source
+from dsd.data.sources import ColumnSource, holdout, open_source
 from dsd.data.store import Run
+from dsd.data.stored import RunSource
 
 
 class PairDataModule(lightning.LightningDataModule):
     """Batches of pairs: `Batch` of cached latents and embeddings, or `RawBatch` of pixels and captions.
 
-    The order depends on `seed` and the epoch alone, not on how the pairs are stored or how many workers read.
+    The batches over all processes depend on `seed`, the epoch and their size alone, not on how many processes
+    or workers read, nor on the shards that rows are stored in.
     Training that was stopped in mid-epoch and goes on from a Lightning checkpoint sees the batches that it
     had not seen.
 
@@ -41,6 +45,9 @@ class PairDataModule(lightning.LightningDataModule):
         buckets: for pairs of several sizes: True to have only pairs of one size in a batch; or sizes (height,
             width), such as `aspect_buckets(512 * 512)`, of which each picture is cut and resized to the
             nearest. All pairs are read for it once.
+        shuffle_rows: of a run: how many pairs, over all processes, are held in memory to be mixed. As many
+            come in an order that is random throughout; more than that in blocks of neighbours, so that they
+            are read row group by row group. By default 4096, or fewer that take 64 MiB.
         captions: of a run: the name of captions to train on, as `dsd.caption_pairs` made them; the pairs' own
             by default.
 
@@ -68,12 +75,14 @@ class PairDataModule(lightning.LightningDataModule):
         split: str = "train",
         captions: str | None = None,
         buckets: bool | Sequence[Sequence[int]] = False,
+        shuffle_rows: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
             "batch_size": batch_size,
             "val_batch_size": val_batch_size,
             "size_px": size_px,
+            "shuffle_rows": shuffle_rows,
         }.items():
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {value}.")
@@ -90,6 +99,7 @@ class PairDataModule(lightning.LightningDataModule):
             )
         self.buckets = bool(buckets)
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.shuffle_rows = shuffle_rows
         self.num_workers, self.seed, self.val_fraction = num_workers, seed, val_fraction
         self._source: Any = (
             source if isinstance(source, Run) or hasattr(source, "column_names") else str(source)
@@ -103,7 +113,7 @@ class PairDataModule(lightning.LightningDataModule):
             "captions": captions,
         }
         self._opened: RunSource | ColumnSource | None = None
-        self._positions: tuple[list[int], list[int]] = ([], [])
+        self._positions: tuple[Positions, Positions] = (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def prepare_data(self) -> None:
         """Open the source once, so that a data set is downloaded by one process a machine."""
@@ -125,14 +135,12 @@ class PairDataModule(lightning.LightningDataModule):
     @property
     def train_ids(self) -> list[str]:
         """The ids of the pairs to train on."""
-        ids = self._ready().ids
-        return [ids[i] for i in self._positions[0]]
+        return self._ids(0)
 
     @property
     def val_ids(self) -> list[str]:
         """The ids of the pairs that are held out."""
-        ids = self._ready().ids
-        return [ids[i] for i in self._positions[1]]
+        return self._ids(1)
 
     def train_dataloader(self) -> PairLoader:
         """Batches in an order of their own each epoch."""
@@ -147,13 +155,17 @@ class PairDataModule(lightning.LightningDataModule):
         assert self._opened is not None
         return self._opened
 
+    def _ids(self, part: int) -> list[str]:
+        return self._ready().ids.take(self._positions[part])
+
     def _loader(self, part: int, batch_size: int, shuffle: bool) -> PairLoader:
         opened = self._ready()
         return PairLoader(
             opened,
             self._positions[part],
             batch_size,
-            layouts=opened.layouts(self._positions[part]) if self.buckets else None,
+            layouts=opened.layouts(self._positions[part].tolist()) if self.buckets else None,
+            window=self.shuffle_rows,
             seed=self.seed,
             shuffle=shuffle,
             num_workers=self.num_workers,

@@ -7,18 +7,26 @@
 Each row's tensors are one safetensors document in a Parquet cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from dsd.backbones.base import Batch, Reference, Text
 from dsd.data.encodings import Encoding, caption_id, encodings
 from dsd.data.manifest import STAGE_MANIFEST
+from dsd.data.order import Positions
+from dsd.data.places import Numbered, Places, numbers, rows_at
 from dsd.data.storage import Location, location, named
 from dsd.data.table import Table
+
+Tensors = Sequence[Mapping[str, Tensor]]
+Stored = tuple[Numbered, Numbered, Numbered]
+"""A pair, its reference and its text as rows with their numbers, not decoded."""
 
 
 class EncodedPairs:
@@ -97,15 +105,67 @@ class EncodedPairs:
             ValueError: if they differ in size.
         """
         pairs = [self.pairs[pair_id] for pair_id in ids]
-        references = [self.references[pair.reference_id].tensors for pair in pairs]
         text_ids = [pair.text_id for pair in pairs] if captions is None else map(caption_id, captions)
-        texts = [self.texts[text_id].tensors for text_id in text_ids]
-        return Batch(
-            ids=list(ids),
-            reference=Reference(**_stack(references)),
-            target=_stack([pair.tensors for pair in pairs])["target"],
-            text=Text(**_stack(texts)),
+        return _batch(
+            ids,
+            [pair.tensors for pair in pairs],
+            [self.references[pair.reference_id].tensors for pair in pairs],
+            [self.texts[text_id].tensors for text_id in text_ids],
         )
+
+    def places(self, ids: pa.Array) -> Places:
+        """Where pairs stand in the three tables, by id; reads no tensors."""
+        rows = self.pairs.columns("id", "reference_id", "text_id").combine_chunks()
+        at = pc.index_in(ids, value_set=rows["id"].combine_chunks())
+
+        def found(table: Table[Encoding], column: str) -> Positions:
+            there = table.columns("id")["id"].combine_chunks()
+            return numbers(pc.index_in(rows[column].combine_chunks().take(at), value_set=there))
+
+        return Places(
+            pairs=numbers(at),
+            references=found(self.references, "reference_id"),
+            texts=found(self.texts, "text_id"),
+        )
+
+    def text_places(self, text_ids: pa.Array) -> Positions:
+        """Where texts stand, by id (`caption_id`); -1 for those that do not."""
+        return numbers(pc.index_in(text_ids, value_set=self.texts.columns("id")["id"].combine_chunks()))
+
+    def read(self, places: Places, ids: Sequence[str], text_ids: Sequence[str] | None = None) -> list[Stored]:
+        """Rows of pairs, their references and their texts; each row group that holds one is read once.
+
+        Args:
+            places: of the pairs.
+            ids: of the pairs, to check that they still stand there.
+            text_ids: of the texts; by default they are the pairs' own.
+
+        Raises:
+            ManifestError: if a shard is damaged, or rows were removed since the places were looked up.
+        """
+        pairs = rows_at(self.pairs, places.pairs, ids)
+        references = rows_at(self.references, places.references, [row["reference_id"] for _, row in pairs])
+        texts = [row["text_id"] for _, row in pairs] if text_ids is None else text_ids
+        return list(zip(pairs, references, rows_at(self.texts, places.texts, texts), strict=True))
+
+    def stack(self, ids: Sequence[str], pairs: Sequence[Stored]) -> Batch:
+        """Pairs that were read, as one batch.
+
+        Raises:
+            ManifestError: if tensors cannot be read.
+            ValueError: if they differ in size.
+        """
+        tables = (self.pairs, self.references, self.texts)
+        tensors = [
+            [table.record(number, row).tensors for number, row in column]
+            for table, column in zip(tables, zip(*pairs, strict=True), strict=True)
+        ]
+        return _batch(ids, *tensors)
+
+    def layout(self, pair: Stored) -> Hashable:
+        """The shapes of a pair's tensors, but for its text's."""
+        (number, row), (reference, other), _ = pair
+        return _shapes(self.pairs.record(number, row)), _shapes(self.references.record(reference, other))
 
     def text(self, caption: str) -> Text:
         """An encoded caption, as a batch of one. The empty caption is always there, for guidance and dropout.
@@ -114,6 +174,19 @@ class EncodedPairs:
             LookupError: if no pair has that caption.
         """
         return Text(**_stack([self.texts[caption_id(caption)].tensors]))
+
+
+def _batch(ids: Sequence[str], pairs: Tensors, references: Tensors, texts: Tensors) -> Batch:
+    return Batch(
+        ids=list(ids),
+        reference=Reference(**_stack(references)),
+        target=_stack(pairs)["target"],
+        text=Text(**_stack(texts)),
+    )
+
+
+def _shapes(encoding: Encoding) -> Hashable:
+    return tuple(sorted((name, tuple(x.shape)) for name, x in encoding.tensors.items()))
 
 
 def _stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

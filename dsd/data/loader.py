@@ -1,17 +1,22 @@
-"""Batches in an order that depends on seed and epoch alone, and goes on where training was stopped."""
+"""Batches read ahead by workers, row group after row group, that go on exactly where training was stopped."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dsd.backbones.base import Batch, RawBatch
-from dsd.data.buckets import group, num_batches, share
+from dsd.data.order import Positions
+from dsd.data.sampler import Epoch, EpochSampler
 
 AnyBatch = Batch | RawBatch
+
+_WINDOW_BYTES = 64 * 2**20
+_MAX_WINDOW = 4096
 
 
 @runtime_checkable
@@ -26,86 +31,74 @@ class Source(Protocol):
         """Some pairs as one batch."""
 
 
-class EpochSampler:
-    """Which pairs are in which batch of which epoch.
+@runtime_checkable
+class StoredSource(Source, Protocol):
+    """Pairs that are stored in a row and are best read with their neighbours."""
 
-    Every process gets as many batches, of the same size; what does not fill a batch on every process is left
-    to the next epoch's order. Fewer pairs than one batch a process make one batch each, filled by repetition
-    if there are several.
+    @property
+    def places(self) -> Positions:
+        """Of each pair, where it is stored: any numbers that grow along the table."""
 
-    Args:
-        num_pairs: how many there are.
-        batch_size: pairs a batch and process.
-        seed: of the order.
-        shuffle: otherwise the order is that of the pairs, and the last batch may be smaller.
-        rank: of this process.
-        world_size: the number of processes.
-        layouts: of each pair: those of one batch, over all processes, are of one layout. A layout of fewer
-            pairs than such a batch is left out where `shuffle` is set. None: all are of one layout.
+    @property
+    def pair_bytes(self) -> int:
+        """About what a pair takes before it is decoded."""
 
-    Raises:
-        ValueError: if no layout fills a batch.
+    def read(self, positions: Sequence[int]) -> Mapping[int, Any]:
+        """Some pairs by position, not decoded; each row group that holds one is read once."""
+
+    def batch(self, positions: Sequence[int], pairs: Mapping[int, Any]) -> AnyBatch:
+        """Some of the pairs that were read, decoded, as one batch."""
+
+
+def usual_window(pair_bytes: int) -> int:
+    """How many pairs are mixed in memory unless it is said: 64 MiB of them, and at most 4096."""
+    return max(1, min(_MAX_WINDOW, _WINDOW_BYTES // max(1, pair_bytes)))
+
+
+class _Parts(IterableDataset[AnyBatch | None]):
+    """What is left of an epoch, as the samples of a `DataLoader`: each batch in so many parts.
+
+    Several workers share a batch, so that each reads of the table what is in its own lanes alone. Worker w of
+    n makes the samples w, w + n, w + 2n, ..., which is the order in which a `DataLoader` hands them out. None
+    stands for a part without a pair.
     """
 
-    def __init__(
-        self,
-        num_pairs: int,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        layouts: Sequence[Hashable] | None = None,
-    ) -> None:
-        self.layouts = layouts
-        self.num_pairs, self.batch_size, self.seed, self.shuffle = num_pairs, batch_size, seed, shuffle
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.start = 0
-        if not len(self):
-            raise ValueError(
-                f"No layout has the {batch_size * world_size} pairs of a batch over all processes: "
-                f"{dict(Counter(layouts or ()))}. Take a smaller batch_size, or fewer buckets."
-            )
+    def __init__(self, source: Source, positions: Positions, epoch: Epoch, todo: range, parts: int) -> None:
+        self.source, self.positions, self.epoch, self.todo, self.parts = source, positions, epoch, todo, parts
 
-    def __len__(self) -> int:
-        together = self.batch_size * self.world_size
-        if self.layouts is not None:
-            return num_batches(self.layouts, together, ragged=not self.shuffle)
-        if self.shuffle:
-            return max(1, self.num_pairs // together)
-        return -(-self.num_pairs // together)
+    def __iter__(self) -> Iterator[AnyBatch | None]:
+        if not isinstance(self.source, StoredSource):
+            for part in itertools.chain.from_iterable(self._chunks()):
+                yield self.source.load(part) if part else None
+            return
+        chunks = self._chunks()
+        with ThreadPoolExecutor(1, "read") as reader:
+            chunk = next(chunks, None)
+            coming = reader.submit(self.source.read, _all(chunk))
+            while chunk is not None:
+                pairs, following = coming.result(), next(chunks, None)
+                coming = reader.submit(self.source.read, _all(following))
+                for part in chunk:
+                    yield self.source.batch(part, pairs) if part else None
+                chunk = following
 
-    def batches(self) -> list[list[int]]:
-        """The batches of this process in this epoch: positions of pairs."""
-        order = np.arange(self.num_pairs)
-        if self.shuffle:
-            order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(self.num_pairs)
-        if self.layouts is not None:
-            together = self.batch_size * self.world_size
-            groups = group(order.tolist(), self.layouts, together, ragged=not self.shuffle)
-            return [share(batch, self.rank, self.world_size) for batch in groups]
-        each = -(-self.num_pairs // self.world_size)  # of each process, rounded up
-        order = np.resize(order, each * self.world_size)  # repeats from the beginning where it is too short
-        mine = order[self.rank :: self.world_size]
-        return [mine[i * self.batch_size : (i + 1) * self.batch_size].tolist() for i in range(len(self))]
+    def _chunks(self) -> Iterator[list[list[int]]]:
+        """This worker's parts, those together that are best read together."""
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        turn, part = divmod(worker, self.parts)
+        every, depth, first = workers // self.parts, self.epoch.depth, self.todo.start
+        while first < self.todo.stop:
+            last = min(first - first % depth + depth, self.todo.stop)
+            batches = self.epoch.batches(first, last)
+            mine = [b for t, b in enumerate(batches, first - self.todo.start) if t % every == turn]
+            yield [self._part(batch, part) for batch in mine]
+            first = last
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, unless we are in it. Lightning calls it."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-
-class _Batches(Dataset[AnyBatch]):
-    def __init__(self, source: Source, batches: list[list[int]]) -> None:
-        self.source, self.batches = source, batches
-
-    def __getitem__(self, index: int) -> AnyBatch:
-        return self.source.load(self.batches[index])
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    def _part(self, batch: Sequence[int], part: int) -> list[int]:
+        first, last = (len(batch) * i // self.parts for i in (part, part + 1))
+        found: list[int] = self.positions[batch[first:last]].tolist()
+        return found
 
 
 class PairLoader:
@@ -125,6 +118,8 @@ class PairLoader:
         rank: of this process.
         world_size: the number of processes.
         layouts: of the positions; see `EpochSampler`.
+        window: of a `StoredSource`: how many pairs over all processes are mixed in memory; see
+            `dsd.data.order.EpochOrder`. By default 4096, or fewer that take 64 MiB.
     """
 
     batch_sampler = None  # Lightning looks for it beside `sampler`
@@ -132,7 +127,7 @@ class PairLoader:
     def __init__(
         self,
         source: Source,
-        positions: Sequence[int],
+        positions: Sequence[int] | Positions,
         batch_size: int,
         *,
         seed: int = 0,
@@ -142,9 +137,13 @@ class PairLoader:
         rank: int = 0,
         world_size: int = 1,
         layouts: Sequence[Hashable] | None = None,
+        window: int | None = None,
     ) -> None:
-        self.source, self.positions = source, list(positions)
+        self.source, self.positions = source, np.asarray(positions, dtype=np.int64)
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
+        places = None
+        if isinstance(source, StoredSource):
+            places, window = source.places[self.positions], window or usual_window(source.pair_bytes)
         self.sampler = EpochSampler(
             len(positions),
             batch_size,
@@ -153,8 +152,11 @@ class PairLoader:
             rank=rank,
             world_size=world_size,
             layouts=layouts,
+            places=places,
+            window=window,
         )
         self._used = 0
+        self._digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -162,27 +164,37 @@ class PairLoader:
     def __iter__(self) -> Iterator[AnyBatch]:
         epoch, start = self.sampler.epoch, self.sampler.start
         self.sampler.start, self._used = 0, start
-        batches = [[self.positions[i] for i in batch] for batch in self.sampler.batches()]
+        parts = _shared_by(self.num_workers, self.batch_size)
+        todo = range(start, len(self.sampler))
         loader = DataLoader(
-            _Batches(self.source, batches[start:]),
+            _Parts(self.source, self.positions, Epoch(self.sampler), todo, parts),
             batch_size=None,
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
+            pin_memory=self.pin_memory and parts == 1,
             prefetch_factor=2 if self.num_workers else None,
         )
-        for batch in loader:
+        samples = iter(loader)
+        while some := list(itertools.islice(samples, parts)):
+            batch = _joined([sample for sample in some if sample is not None])
             self._used += 1
-            yield batch
+            yield batch.pin_memory() if self.pin_memory and parts > 1 else batch
         if self.sampler.epoch == epoch:  # nobody counts epochs for us, or not yet
             self.sampler.set_epoch(epoch + 1)
             self._used = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where training is: the epoch, and how many of its batches were used."""
-        return {"epoch": self.sampler.epoch, "batches": self._used, "order": self._order()}
+        return {
+            "epoch": self.sampler.epoch,
+            "batches": self._used,
+            "window": self.sampler.window,
+            "order": self._order(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken: the next iteration begins there.
+
+        The epoch goes on with the window that it was begun with, the next one has this loader's own.
 
         Raises:
             ValueError: if pairs, seed or batch size (over all processes, which may be more or fewer) are not
@@ -199,16 +211,37 @@ class PairLoader:
                 f"Training cannot go on in the middle of an epoch, because its batches are not the same: "
                 f"{'; '.join(changed)}. Restore them, or start from the checkpoint's weights alone."
             )
-        self.sampler.epoch, self.sampler.start, self._used = (
-            state["epoch"],
-            state["batches"],
-            state["batches"],
-        )
+        self.sampler.go_to(state["epoch"], state["batches"], state.get("window"))
+        self._used = state["batches"]
 
     def _order(self) -> dict[str, Any]:
-        digest = hashlib.sha256("\n".join(self.source.ids[i] for i in self.positions).encode()).hexdigest()
+        if self._digest is None:
+            ids = "\n".join(self.source.ids[int(i)] for i in self.positions)
+            self._digest = hashlib.sha256(ids.encode()).hexdigest()[:12]
         return {
-            "pairs": f"{len(self.positions)} ({digest[:12]})",
-            "batch_size": self.batch_size * self.sampler.world_size,  # processes may be other ones
+            "pairs": f"{len(self.positions)} ({self._digest})",
+            "batch_size": self.sampler.together,  # processes may be other ones
             "seed": self.sampler.seed,
         }
+
+
+def _all(parts: Sequence[Sequence[int]] | None) -> list[int]:
+    return sorted({position for part in parts or () for position in part})
+
+
+def _shared_by(num_workers: int, batch_size: int) -> int:
+    """How many workers make one batch together; the others make the next ones."""
+    workers = max(1, num_workers)
+    return max(n for n in range(1, workers + 1) if workers % n == 0 and n <= batch_size)
+
+
+def _joined(parts: Sequence[AnyBatch]) -> AnyBatch:
+    try:
+        kind: Any = type(parts[0])
+        joined: AnyBatch = parts[0] if len(parts) == 1 else kind.joined(parts)
+        return joined
+    except RuntimeError as error:
+        raise ValueError(
+            "The pairs of a batch differ in size. Give `size_px` to cut and resize pictures, `buckets`, or a "
+            "batch size of 1."
+        ) from error

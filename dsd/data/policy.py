@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dsd import rules
 
@@ -107,24 +109,30 @@ class Policy:
         return cls(**fields)
 
     def accepts(self, ids: Sequence[str], verdicts: Sequence[pa.Table]) -> list[str]:
-        """The ids of the pairs that it accepts, in their order.
+        """The ids of the pairs that it accepts, in their order; arguments as of `mask`."""
+        kept = self.mask(pa.array(ids, pa.string()), verdicts)
+        return [pair_id for pair_id, accepted in zip(ids, kept, strict=True) if accepted]
+
+    def mask(self, ids: pa.Array, verdicts: Sequence[pa.Table]) -> npt.NDArray[np.bool_]:
+        """Which pairs it accepts.
 
         Args:
             ids: of all pairs.
             verdicts: a table for each curator, in the order of `curators`, with the columns `pair_id`,
-                `status` and `score`.
+                `status` and `score`. Verdicts on other pairs count for nothing.
         """
         if self.rule == "every":
-            return list(ids)
-        places = {pair_id: i for i, pair_id in enumerate(ids)}
+            return np.ones(len(ids), dtype=np.bool_)
         codes = np.full((len(verdicts), len(ids)), rules.NOT_ASKED, dtype=np.int8)
         scores = np.full((len(verdicts), len(ids)), np.nan)
         for number, table in enumerate(verdicts):
-            at = [places[pair_id] for pair_id in table["pair_id"].to_pylist()]
-            scores[number, at] = np.asarray(table["score"].to_pylist(), dtype=float)  # None becomes NaN
-            codes[number, at] = rules.codes(table["status"].to_pylist())
+            at, known = _places(table["pair_id"].combine_chunks(), ids)
+            scores[number, at] = table["score"].to_numpy()[known]  # a missing one becomes NaN
+            status = table["status"].combine_chunks().dictionary_encode("encode")
+            meanings = rules.codes(status.dictionary.to_pylist())
+            codes[number, at] = np.asarray(meanings)[status.indices.to_numpy()[known]]
         outcome = self._rule(len(verdicts)).decide(self._moved(codes, scores), scores)
-        return [pair_id for pair_id, found in zip(ids, outcome, strict=True) if found == rules.ACCEPTED]
+        return np.asarray(outcome == rules.ACCEPTED)
 
     def _moved(self, codes: rules.Codes, scores: rules.Scores) -> rules.Codes:
         """The verdicts as they are with the limits for scores."""
@@ -145,3 +153,11 @@ class Policy:
             threshold=self.threshold,
             unsure=self.unsure,
         )
+
+
+def _places(judged: pa.Array, ids: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Where judged pairs stand among all, and which of them do."""
+    if judged.equals(ids.slice(0, len(judged))):  # as a curator that ran once leaves them: no table of hashes
+        return np.arange(len(judged)), np.ones(len(judged), dtype=np.bool_)
+    found = pc.index_in(judged, value_set=ids)
+    return found.drop_null().to_numpy(), pc.is_valid(found).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Where pairs for training come from: a run, its cached encodings, or any data set of such pairs."""
+"""Where pairs for training come from: a run (see `dsd.data.stored`) or any data set of such pairs."""
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -6,104 +6,25 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image, ImageOps
+import numpy as np
+import pyarrow as pa
 
-from dsd.backbones.base import Batch, RawBatch
-from dsd.data.buckets import Size, nearest
+from dsd.backbones.base import RawBatch
 from dsd.data.cells import Folders, picture_of
-from dsd.data.encode import to_uint8
 from dsd.data.encoded import EncodedPairs
-from dsd.data.encodings import Encoding, caption_id
+from dsd.data.frames import Sizes, layout, raw_batch
+from dsd.data.order import Positions
+from dsd.data.places import Ids
 from dsd.data.policy import Policy
 from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
+from dsd.data.stored import RunSource
 from dsd.parquet import open_parquet
 from dsd.types import Pair
-
-Sizes = int | Sequence[Size] | None
 
 COLUMNS = ("reference", "target", "caption")
 RELEASE_COLUMNS = {"reference": "conditioning", "target": "image", "caption": "caption"}
 """The columns of the released data set, primecai/dsd_data."""
-
-
-class RunSource:
-    """The accepted pairs of a run, as pictures or as cached encodings.
-
-    Args:
-        run: the run.
-        policy: which pairs; see `Run.accepted`.
-        encoded: the cache to read; None to read pictures.
-        size_px: side of the square that pictures are cut and resized to, or sizes (height, width), of which
-            each pair gets the nearest to its target; None to leave them as they are.
-        captions: the name of captions to take instead of the pairs' own; pairs that have none because the
-            captioner failed at them are left out.
-
-    Raises:
-        LookupError: if there are no captions of that name.
-        ValueError: if no pair is accepted, or some are not in the cache or not captioned yet.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        policy: str | Mapping[str, Any] | Policy | None = None,
-        encoded: EncodedPairs | None = None,
-        size_px: Sizes = None,
-        captions: str | None = None,
-    ) -> None:
-        run.check("pairs")
-        accepted = set(run.accepted(policy))
-        if not accepted:
-            raise ValueError(
-                f"None of the {len(run.pairs)} pairs of {run.path} is accepted (curators: "
-                f"{', '.join(run.curators()) or 'none'}). Loosen the curator or the policy, or use 'every'."
-            )
-        if encoded is not None:
-            run.check(encoded.pairs.kind.stage)
-            if missing := accepted.difference(encoded.ids()):
-                raise ValueError(
-                    f"{len(missing)} of {len(accepted)} accepted pairs are not in the cache {encoded.name}. "
-                    "Call dsd.encode(run, ...) again, which adds them."
-                )
-        if captions is not None:
-            accepted = set(run.captioned(captions, sorted(accepted)))
-        names = run.pairs.columns("id", "grid_id").to_pydict()
-        rows = sorted(
-            (i, group or i) for i, group in zip(names["id"], names["grid_id"], strict=True) if i in accepted
-        )
-        self.ids = [pair_id for pair_id, _ in rows]
-        self.groups = [group for _, group in rows]
-        self._pairs, self.encoded, self._size_px = run.pairs, encoded, size_px
-        self._captions = None if captions is None else run.captions(captions)
-        if encoded is not None and self._captions is not None:
-            known = encoded.texts.keys()
-            lacking = sum(caption_id(self._captions[pair_id].caption) not in known for pair_id in self.ids)
-            if lacking:
-                raise ValueError(
-                    f"{lacking} of {len(self.ids)} captions of {captions!r} are not in the cache "
-                    f"{encoded.name}. Call dsd.encode(run, captions={captions!r}, ...), which adds them."
-                )
-
-    def load(self, positions: Sequence[int]) -> Batch | RawBatch:
-        """Those pairs: a `Batch` if they are cached, else a `RawBatch`."""
-        ids = [self.ids[i] for i in positions]
-        captions = None if self._captions is None else [self._captions[i].caption for i in ids]
-        if self.encoded is not None:
-            return self.encoded.batch(ids, captions)
-        return raw_batch(ids, [self._pairs[i] for i in ids], self._size_px, captions)
-
-    def layouts(self, positions: Sequence[int]) -> list[Hashable]:
-        """What must be equal within a batch, of each of those pairs; all of them are read for it."""
-        ids = [self.ids[i] for i in positions]
-        if self.encoded is None:
-            found = {pair_id: layout(pair, self._size_px) for pair_id, pair in self._pairs.items(ids)}
-            return [found[pair_id] for pair_id in ids]
-        shapes = {pair_id: (_shapes(row), row.reference_id) for pair_id, row in self.encoded.pairs.items(ids)}
-        needed = {reference for _, reference in shapes.values()}
-        seen = {row_id: _shapes(row) for row_id, row in self.encoded.references.items(needed)}
-        return [(shapes[pair_id][0], seen[shapes[pair_id][1]]) for pair_id in ids]
 
 
 class ColumnSource:
@@ -137,16 +58,20 @@ class ColumnSource:
         for column in (self._columns["reference"], self._columns["target"]):
             dataset = dataset.cast_column(column, ImageFeature(decode=False))
         self._dataset, self._size_px, self._name, self._folders = dataset, size_px, name, folders
-        self.ids = [f"{i:09d}" for i in range(len(dataset))]
-        self.groups = self.ids
+        self.ids = Ids(pa.array((f"{i:09d}" for i in range(len(dataset))), pa.string()))
+        self.groups: pa.Array = self.ids.array
 
     def load(self, positions: Sequence[int]) -> RawBatch:
         """Those pairs."""
-        return raw_batch([self.ids[i] for i in positions], [self._pair(i) for i in positions], self._size_px)
+        pairs = [self._pair(i) for i in positions]
+        pictures = [(pair.reference, pair.target) for pair in pairs]
+        ids = [self.ids[i] for i in positions]
+        return raw_batch(ids, pictures, [pair.caption for pair in pairs], self._size_px)
 
     def layouts(self, positions: Sequence[int]) -> list[Hashable]:
         """What must be equal within a batch, of each of those pairs; all of them are read for it."""
-        return [layout(self._pair(i), self._size_px) for i in positions]
+        pairs = map(self._pair, positions)
+        return [layout((pair.reference, pair.target), self._size_px) for pair in pairs]
 
     def _pair(self, position: int) -> Pair:
         row = self._dataset[position]
@@ -222,35 +147,7 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
     return dict(columns)
 
 
-def raw_batch(
-    ids: Sequence[str],
-    pairs: Sequence[Pair],
-    size_px: Sizes = None,
-    captions: Sequence[str] | None = None,
-) -> RawBatch:
-    """Pairs as one batch of pixels, with their own captions or other ones.
-
-    Raises:
-        ValueError: if they differ in size and `size_px` is None.
-    """
-    sizes = [_size(pair, size_px) for pair in pairs]
-    references = [to_uint8(_fit(p.reference, size)) for p, size in zip(pairs, sizes, strict=True)]
-    targets = [to_uint8(_fit(p.target, size)) for p, size in zip(pairs, sizes, strict=True)]
-    for images in (references, targets):
-        if others := sorted({f"{x.shape[2]} x {x.shape[1]}" for x in images})[1:]:
-            raise ValueError(
-                f"The pictures of a batch differ in size: {images[0].shape[2]} x {images[0].shape[1]} px and "
-                f"{', '.join(others)} px. Give `size_px` to cut and resize them, or `buckets`."
-            )
-    return RawBatch(
-        ids=list(ids),
-        reference=torch.stack(references),
-        target=torch.stack(targets),
-        captions=[pair.caption for pair in pairs] if captions is None else list(captions),
-    )
-
-
-def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def holdout(groups: Sequence[str] | pa.Array, fraction: float, seed: int) -> tuple[Positions, Positions]:
     """Positions for training and for validation, so that no group is parted.
 
     Whether a group is held out depends on its name and the seed alone; at least one is if `fraction` is above
@@ -261,41 +158,23 @@ def holdout(groups: Sequence[str], fraction: float, seed: int) -> tuple[list[int
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`val_fraction` must be in [0, 1); got {fraction}.")
-    draws = {
-        g: int.from_bytes(hashlib.sha256(f"{seed}:{g}".encode()).digest()[:8], "big") / 2**64
-        for g in set(groups)
-    }
-    lowest = min(draws.values())
-    held = {g for g, draw in draws.items() if fraction > 0 and (draw < fraction or draw == lowest)}
-    if len(held) == len(draws):
+    if fraction == 0:
+        return np.arange(len(groups)), np.arange(0)
+    coded = pa.array(groups, pa.string()).dictionary_encode()
+    draws = np.array([_draw(f"{seed}:{name}") for name in coded.dictionary.to_pylist()])
+    held = (draws < fraction) | (draws == draws.min())
+    if held.all():
         raise ValueError(
             f"val_fraction={fraction} holds out all {len(draws)} groups of pairs. Lower it, or make more "
             "grids."
         )
-    train = [i for i, group in enumerate(groups) if group not in held]
-    return train, [i for i, group in enumerate(groups) if group in held]
+    inside = held[coded.indices.to_numpy()]
+    return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def layout(pair: Pair, size_px: Sizes = None) -> Hashable:
-    """The sizes of a pair's pictures as they come into a batch."""
-    size = _size(pair, size_px)
-    return (pair.reference.size, pair.target.size) if size is None else size
-
-
-def _size(pair: Pair, size_px: Sizes) -> Size | None:
-    if size_px is None or isinstance(size_px, int):
-        return None if size_px is None else (size_px, size_px)
-    return nearest((pair.target.height, pair.target.width), size_px)
-
-
-def _fit(image: Image.Image, size: Size | None) -> Image.Image:
-    if size is None:
-        return image
-    return ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
-
-
-def _shapes(encoding: Encoding) -> Hashable:
-    return tuple(sorted((name, tuple(x.shape)) for name, x in encoding.tensors.items()))
+def _draw(name: str) -> float:
+    """A number in [0, 1) that depends on a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _is_run(path: Location) -> bool:

@@ -9,6 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
@@ -207,6 +211,14 @@ class Run:
             ValueError: if there are several curators and no policy.
             LookupError: if there are no verdicts of a curator that the policy names.
         """
+        ids = self.pairs.columns("id")["id"].combine_chunks()
+        found: list[str] = ids.filter(pa.array(self.kept(ids, policy))).to_pylist()
+        return found
+
+    def kept(
+        self, ids: pa.Array, policy: str | Mapping[str, Any] | Policy | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the pairs of those ids a policy accepts; see `accepted`."""
         known = self.curators()
         if policy is None:
             if len(known) > 1:
@@ -217,9 +229,8 @@ class Run:
                 )
             policy = Policy() if known else Policy(rule="every")
         policy = Policy.parse(policy)
-        ids = self.pairs.ids()
         if policy.rule == "every":
-            return ids
+            return np.ones(len(ids), dtype=np.bool_)
         names = policy.curators or tuple(known)
         if missing := sorted(set(names) - set(known)) or (not names and ["any curator"]):
             raise LookupError(
@@ -233,7 +244,7 @@ class Run:
             if len(table) < len(ids):
                 logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
             tables.append(table.columns("pair_id", "status", "score"))
-        return policy.accepts(ids, tables)
+        return policy.mask(ids, tables)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
         """The pairs that a policy accepts; the pictures of the others are not decoded."""

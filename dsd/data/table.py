@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ _FileState = tuple[int, int, int, int] | str
 
 _MAX_FILES = 32
 _MANIFEST_S = 2.0  # how old a manifest of a store may be when rows are read singly
+_GROUPS_AT_ONCE = 4  # read together when rows are read by number
 _MAX_GROUP_BYTES = 64 * 2**20  # of row groups kept in memory for reading by id
 
 
@@ -168,20 +170,86 @@ class Table(Generic[R]):
     ) -> Iterator[tuple[Shard, Row]]:
         wanted = None if ids is None else pa.array(sorted(set(ids)), pa.string())
         for shard in self.manifest.shards if shards is None else shards:
-            self._check_content(shard)
             _, file = self._open(shard)
+            kept = None
+            if wanted is not None:
+                names = self._read(shard, file, None, [self.kind.id_column])[self.kind.id_column]
+                kept = np.flatnonzero(pc.is_in(names, value_set=wanted).to_numpy())
+                if not len(kept):  # not even hashed: that reads every picture
+                    continue
+            self._check_content(shard)
+            _, file = self._open(shard)  # of a store, it is in the local cache now
+            end = 0
             for group in range(file.num_row_groups):
-                if wanted is None:
-                    rows = self._read(shard, file, group)
-                else:
-                    names = self._read(shard, file, group, [self.kind.id_column])[self.kind.id_column]
-                    kept = np.flatnonzero(pc.is_in(names, value_set=wanted).to_numpy())
-                    if not len(kept):
-                        continue
-                    rows = self._read(shard, file, group).take(pa.array(kept))
+                begin, end = end, end + file.metadata.row_group(group).num_rows
+                some = None if kept is None else kept[(kept >= begin) & (kept < end)] - begin
+                if some is not None and not len(some):
+                    continue
+                rows = self._read(shard, file, group)
+                rows = rows if some is None else rows.take(pa.array(some))
                 # One row at a time: `to_pylist` of the whole group would hold every picture twice.
                 for i in range(len(rows)):
                     yield shard, rows.slice(i, 1).to_pylist()[0]
+
+    def at(self, numbers: npt.NDArray[np.int64], *names: str) -> Iterator[pa.Table]:
+        """Rows by their number in the table, in order, some row groups at a time; the others are not read.
+
+        Of a store, shards are read through the local cache if the table fits there, else in ranges.
+
+        Args:
+            numbers: counted from 0 over all shards; growing, each once.
+            names: of the columns; all by default.
+
+        Raises:
+            ManifestError: if a shard is missing or damaged, or there are no such rows.
+        """
+        first, shards = 0, self.manifest.shards
+        whole = isinstance(self.folder, RemotePath) and _fits_cache(sum(shard.bytes for shard in shards))
+        for shard in shards:
+            begin, end = np.searchsorted(numbers, [first, first + shard.rows])
+            if begin < end:
+                if whole:
+                    self._check_content(shard)
+                yield from self._some(shard, numbers[begin:end] - first, list(names) or None)
+            first += shard.rows
+        if len(numbers) and numbers[-1] >= first:
+            raise ManifestError(
+                f"{self.folder} has {first} rows and no row {numbers[-1]}: rows were removed since it was "
+                "opened. Open it again."
+            )
+
+    def _some(
+        self, shard: Shard, numbers: npt.NDArray[np.int64], names: list[str] | None
+    ) -> Iterator[pa.Table]:
+        """Rows of a shard by their number in it."""
+        _, file = self._open(shard)
+        counts = np.array([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+        starts = np.cumsum(counts) - counts
+        holding = np.searchsorted(starts, numbers, side="right") - 1
+        groups = np.unique(holding)
+        for i in range(0, len(groups), _GROUPS_AT_ONCE):
+            some = groups[i : i + _GROUPS_AT_ONCE]
+            inside = numbers[np.isin(holding, some)]
+            place = np.searchsorted(some, holding[np.isin(holding, some)])
+            offsets = inside - starts[some][place] + (np.cumsum(counts[some]) - counts[some])[place]
+            yield self._read(shard, file, some.tolist(), names).take(pa.array(offsets))
+
+    def record(self, number: int, row: Row) -> R:
+        """The record of a row that `at` gave.
+
+        Raises:
+            ManifestError: if it cannot be decoded.
+        """
+        try:
+            return self.kind.from_row(row)
+        except ValueError as error:
+            raise self.damaged(number, str(error)) from error
+
+    def damaged(self, number: int, what: str) -> ManifestError:
+        """The error that says how to mend the shard with the row of that number."""
+        shards = self.manifest.shards
+        ends = np.cumsum([shard.rows for shard in shards])
+        return self._damaged(shards[int(np.searchsorted(ends, number, side="right"))], what)
 
     def verify(self) -> list[str]:
         """Check every shard against its SHA-256 and row count; one message for each that fails."""
@@ -281,9 +349,14 @@ class Table(Generic[R]):
         self._group_bytes = 0
 
     def _read(
-        self, shard: Shard, file: pq.ParquetFile, group: int | None, columns: list[str] | None = None
+        self,
+        shard: Shard,
+        file: pq.ParquetFile,
+        group: int | list[int] | None,
+        columns: list[str] | None = None,
     ) -> pa.Table:
-        groups = range(file.num_row_groups) if group is None else [group]
+        every = range(file.num_row_groups)
+        groups = every if group is None else [group] if isinstance(group, int) else group
         with self._read_errors(shard):
             found = file.read_row_groups(groups, columns=columns, use_threads=False)
         return self._completed(found, file, columns)
@@ -298,7 +371,7 @@ class Table(Generic[R]):
         return found
 
     def _row_group(self, shard: Shard, group: int) -> pa.Table:
-        if isinstance(self.folder, RemotePath) and self._fits_cache():
+        if isinstance(self.folder, RemotePath) and _fits_cache(self._placed_bytes):
             self._check_content(shard)
         state, file = self._open(shard)
         key = (state, group)
@@ -326,9 +399,6 @@ class Table(Generic[R]):
                         self._places[next(ids)] = (number, group, offset)
             self._placed, self._placed_bytes = shards, sum(shard.bytes for shard in shards)
         return self._places.get(row_id) if isinstance(row_id, str) else None
-
-    def _fits_cache(self) -> bool:
-        return self._placed_bytes <= cache.limit_bytes() / 2
 
     def _check_content(self, shard: Shard) -> None:
         """Compare the file with its hash, once as long as it stays what it is; of a store, the cached one."""
@@ -365,6 +435,10 @@ def _state(path: Location) -> _FileState:
         return path.version()
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _fits_cache(num_bytes: int) -> bool:
+    return num_bytes <= cache.limit_bytes() / 2
 
 
 def footer_digest(path: Path) -> str:
