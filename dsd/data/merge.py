@@ -77,7 +77,7 @@ def merge(run: RunLike, sources: Sequence[str] = (), *, partial: bool = False) -
         stages = _stages(parts)
         for stage in stages:
             _check(whole, parts, stage, partial=partial)
-        added = {stage: _add(whole, parts, stage, partial=partial) for stage in stages}
+        added = {stage: _add(whole, parts, stage) for stage in stages}
         for part in parts:
             _add_answers(whole, part)
         for stage in stages:
@@ -205,20 +205,19 @@ def _names(table: Table[Any]) -> Iterator[tuple[str, str]]:
     return zip(columns[key].to_pylist(), columns[name].to_pylist(), strict=True)
 
 
-def _add(whole: Run, parts: Sequence[Run], stage: str, *, partial: bool) -> int:
+def _add(whole: Run, parts: Sequence[Run], stage: str) -> int:
     into, tables = whole.table(stage), [part.table(stage) for part in parts]
     tables = [table for table in tables if table.exists]
-    earlier = whole.earlier(stage)
+    earlier = whole.earlier(stage.removeprefix("failed/"))
     manifest = None if earlier is None else earlier.manifest
     made_from = (
         {} if manifest is None else {"stage": manifest.stage, "rows": manifest.rows, "ids": manifest.ids}
     )
-    known = into.keys() if into.exists else set()
-    before = len(known)
     spent = sum(table.manifest.seconds for table in tables)
     added = 0
     with TableWriter(into, tables[0].manifest.spec, made_from) as output:
-        if not before:
+        known = into.keys()  # with rows that a stopped merge had written and not listed
+        if not known:
             output.manifest = replace(output.manifest, seconds=round(spent, 3))
         for table in tables:
             for key, rows in _groups(table):
@@ -228,9 +227,8 @@ def _add(whole: Run, parts: Sequence[Run], stage: str, *, partial: bool) -> int:
                     added += len(rows)
         output.flush()
         counts = _counts(whole, stage, [table.manifest.counts for table in tables])
-        if partial and not all(table.manifest.complete for table in tables):
-            return added
-        output.finish(**counts)
+        if all(table.manifest.complete for table in tables):
+            output.finish(**counts)
     return added
 
 

@@ -127,9 +127,7 @@ class Part(Run):
         return f"Part({self.whole!r}, {self.index}, {self.count})"
 
     def earlier(self, stage: str) -> Table[Any] | None:
-        """The rows that a stage of this part takes: those of the part's own earlier stage, or else some of the
-        whole run's.
-        """
+        """The rows that a stage takes: of the part's own earlier stage, or else the whole run's."""
         own = super().earlier(stage)
         if own is None or own.exists:
             return own
@@ -140,10 +138,21 @@ class Part(Run):
             self._slices[source.kind.stage] = TableSlice(source, start, stop)
         return self._slices[source.kind.stage]
 
-    def captions(self, name: str) -> Table[Captioned]:
-        """Those of the part; of the whole run, if it has them already."""
-        whole = self.whole.captions(name)
-        return whole if whole.exists else super().captions(name)
+    def check(self, stage: str) -> None:
+        """See `Run.check`: with those rows of the whole run that the part takes."""
+        own, table = super().earlier(stage), self.table(stage)
+        if own is None or own.exists:
+            super().check(stage)
+            return
+        source = self.earlier(stage)
+        assert source is not None
+        self.whole.check(source.kind.stage)
+        if table.exists and not isinstance(table, TableSlice) and table.keys().difference(source.ids()):
+            raise ManifestError(
+                f"{table.folder} was made from rows of {source.kind.stage!r} that are not in part "
+                f"{self.index} of "
+                f"{self.count} of {self.whole.path} any more. Remove {self.path} and make it again."
+            )
 
     def accepted(self, policy: str | Mapping[str, Any] | Policy | None = None) -> list[str]:
         """See `Run.accepted`: by the verdicts of the part, or else of the whole run."""
@@ -159,12 +168,8 @@ class Part(Run):
         return [pair_id for pair_id in source.ids() if pair_id in accepted]
 
     def captioned(self, name: str, ids: Sequence[str]) -> list[str]:
-        """See `Run.captioned`."""
-        return (
-            self.whole.captioned(name, ids)
-            if self.whole.captions(name).exists
-            else super().captioned(name, ids)
-        )
+        """See `Run.captioned`: by the captions of the part, or else of the whole run."""
+        return super().captioned(name, ids) if self.captions(name).exists else self.whole.captioned(name, ids)
 
     @contextmanager
     def lock(self, purpose: str) -> Iterator[None]:
@@ -175,7 +180,8 @@ class Part(Run):
             ValueError: if the whole run has rows of the stage already.
         """
         family = purpose.partition("/")[0]
-        if family in ("grids", "pairs", "verdicts", "captions") and self.whole.table(purpose).exists:
+        known = family in ("grids", "pairs", "verdicts", "captions") and self.whole.table(purpose).exists
+        if known and not found_parts(self.whole):  # else they come of parts that were merged
             raise ValueError(
                 f"{self.whole.path} has rows of {purpose!r} already, so no part of it can be made. Go on "
                 "without "
@@ -200,6 +206,12 @@ class Part(Run):
                     f"remove {self.path.parent} first."
                 )
         replace_file(file, (json.dumps(recorded, indent=1) + "\n").encode())
+
+
+def captions_of(run: Run, name: str) -> Table[Captioned]:
+    """The captions of that name; of a part that has none, those of the whole run."""
+    own = run.captions(name)
+    return run.whole.captions(name) if isinstance(run, Part) and not own.exists else own
 
 
 def folder_of_parts(run: Run) -> Path:

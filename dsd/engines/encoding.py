@@ -9,6 +9,7 @@ from dsd.backbones.base import Backbone
 from dsd.data.encode import Encoder, cache_name, encoded_captions, encoded_pairs, torch_dtype
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import Encoding, caption_id, encodings
+from dsd.data.part import captions_of
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
@@ -148,7 +149,7 @@ def _captions(run: Run, source: Table[Any], ids: Sequence[str], name: str | None
     own = zip(columns["id"], columns["caption"], strict=True)
     found = ["", *(caption for pair_id, caption in own if pair_id in wanted)]
     if name is not None:
-        found += [row.caption for _, row in run.captions(name).items(ids)]
+        found += [row.caption for _, row in captions_of(run, name).items(ids)]
     return list(dict.fromkeys(found))
 
 
