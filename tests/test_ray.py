@@ -115,7 +115,7 @@ def test_all_stages_make_the_rows_of_the_local_engine(tmp_path, cluster, tiny_fl
 
 
 def test_the_embedded_teacher_draws_the_same_grids_bit_for_bit(tmp_path, cluster):
-    """Its batches hold the same prompts: a grid of a batch of three differs in its last bits from one alone."""
+    """Its batches hold the same prompts: alone, a grid would differ in its last bits."""
     made = []
     for name, engine in (("local", "local"), ("ray", {"name": "ray", "workers": 1})):
         run = dsd.Run(tmp_path / name)
@@ -206,7 +206,7 @@ def test_who_is_paid_is_asked_from_this_process(tmp_path, monkeypatch):
 
 def test_plug_ins_travel_as_recipes(tmp_path):
     teacher = CheapTeacher(batch_size=2, faults={"a": "raise"})
-    teacher.loaded = open(os.devnull)  # noqa: SIM115 - what cannot be pickled
+    teacher.loaded = open(os.devnull)  # what cannot be pickled
     made = built(recipe({"one": [teacher], "n": 3}))
     assert made["n"] == 3
     assert made["one"][0] is not teacher

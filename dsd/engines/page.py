@@ -47,7 +47,13 @@ class StageState:
     begun_at: str = ""
 
 
-def page(name: str, others: Mapping[str, Mapping[str, Any]], live: StageState, written_at: str) -> str:
+def page(
+    name: str,
+    others: Mapping[str, Mapping[str, Any]],
+    live: StageState,
+    written_at: str,
+    failures: Mapping[str, Sequence[Failure]] | None = None,
+) -> str:
     """A whole HTML page that needs nothing else, and refreshes itself while the stage runs.
 
     Args:
@@ -55,7 +61,9 @@ def page(name: str, others: Mapping[str, Mapping[str, Any]], live: StageState, w
         others: what the manifests of the other stages say, by stage.
         live: the stage that runs.
         written_at: now, ISO 8601 with time zone.
+        failures: the last ones of the other stages, by stage.
     """
+    shown = {live.stage: live.failures, **(failures or {})}
     running = live.state == "running"
     rows = [_row(_recorded(stage, told)) for stage, told in others.items()]
     rows.append(_live_row(live))
@@ -75,7 +83,7 @@ datetime="{_text(written_at)}">{_text(written_at)}</time><span id="age"></span>.
 <tbody>
 {"".join(rows)}
 </tbody></table></div>
-{_failures(live)}
+{"".join(_failures(stage, found) for stage, found in shown.items() if found)}
 <script>{_SCRIPT}</script>
 </body></html>
 """
@@ -126,11 +134,10 @@ def _live_row(live: StageState) -> str:
         left="" if live.left_s is None else _time(live.left_s),
         share=told.pop("yield", ""),
         cost=told.pop("cost", ""),
-        failed=f"{live.num_failed:,}" if live.num_failed else "",
+        failed=told.pop("failed", f"{live.num_failed:,}" if live.num_failed else ""),
         state=live.state.partition(":")[0],
         live=True,
     )
-    told.pop("failed", None)
     rest = ", ".join(f"{name} {value}" for name, value in told.items())
     return _row(cells) + (f'<tr class="rest"><td colspan="10">{_text(rest)}</td></tr>' if rest else "")
 
@@ -145,14 +152,12 @@ def _row(cells: _Cells) -> str:
     )
 
 
-def _failures(live: StageState) -> str:
-    if not live.failures:
-        return ""
+def _failures(stage: str, failures: Sequence[Failure]) -> str:
     items = [
         f"<li><code>{_text(failure.source)}</code> {_text(failure.reason)}</li>\n"
-        for failure in reversed(live.failures)
+        for failure in reversed(failures)
     ]
-    return f"<h2>Last failures of {_text(live.stage)}</h2>\n<ul>\n{''.join(items)}</ul>\n"
+    return f"<h2>Last failures of {_text(stage)}</h2>\n<ul>\n{''.join(items)}</ul>\n"
 
 
 def _text(value: str) -> str:
@@ -190,16 +195,16 @@ def _time(seconds: float) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #777; --live: #2a6f5e; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; white-space: nowrap; }
+th, td { text-align: left; padding: .35rem .7rem .35rem 0; white-space: nowrap; }
 th, td { border-bottom: 1px solid var(--line); }
 thead th { color: var(--quiet); font-weight: 500; }
 tbody th { font-weight: 500; } tr.live th { color: var(--live); font-weight: 700; }
 tr.rest td { color: var(--quiet); }
-progress { width: 8rem; accent-color: var(--live); }
+progress { width: 6rem; accent-color: var(--live); }
 code { color: var(--quiet); } li { overflow-wrap: anywhere; }
 .old { color: #b3261e; font-weight: 700; }
 """

@@ -4,14 +4,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from dsd.data.atomic import replace_file
-from dsd.data.manifest import without_secrets
+from dsd.data.manifest import ManifestError, without_secrets
 from dsd.data.rows import Failure
 from dsd.data.store import Run
 from dsd.engines.log import JsonLog
@@ -35,16 +35,19 @@ class Watch:
         total: rows of the earlier stage that it shall have done at the end.
         done: how many of them it has already.
         unit: what is counted.
+        failures: the last ones of earlier calls.
     """
 
-    def __init__(self, stage: str, total: int, done: int = 0, *, unit: str = "rows") -> None:
+    def __init__(
+        self, stage: str, total: int, done: int = 0, *, unit: str = "rows", failures: Sequence[Failure] = ()
+    ) -> None:
         self.stage, self.total, self.done, self.unit = stage, total, done, unit
         self.begun_at = _now()
         self._begun = time.monotonic()
         self._before = done
         self._counts: deque[tuple[float, int]] = deque([(self._begun, done)])
         self._told: dict[str, str] = {}
-        self._failures: deque[Failure] = deque(maxlen=_SHOWN_FAILURES)
+        self._failures: deque[Failure] = deque(failures, maxlen=_SHOWN_FAILURES)
         self._num_failed = 0
         self._lock = threading.Lock()
         self.state = "running"
@@ -127,7 +130,9 @@ class _Writer(threading.Thread):
     def __init__(self, run: Run, watch: Watch) -> None:
         super().__init__(name="dsd-progress", daemon=True)
         self._run, self._watch = run, watch
-        self._others = {stage: told for stage, told in _stages(run).items() if stage != watch.stage}
+        stages = [stage for stage in run.stages() if not stage.startswith("failed/") and stage != watch.stage]
+        self._others = {stage: run.table(stage).manifest.summary() for stage in stages}
+        self._failures = {stage: found for stage in stages if (found := _last_failures(run, stage))}
         self._ended = threading.Event()
         self._broken = False
 
@@ -145,7 +150,7 @@ class _Writer(threading.Thread):
         """Write the page. A disk that takes no page may take rows, so that is told once and no more."""
         if self._broken:
             return
-        text = page(self._run.path.name, self._others, self._watch.snapshot(), _now())
+        text = page(self._run.path.name, self._others, self._watch.snapshot(), _now(), self._failures)
         try:
             replace_file(self._run.path / PAGE, text.encode())
         except OSError as error:
@@ -167,7 +172,7 @@ def watched(
         progress: show a bar on stderr.
         unit: what is counted.
     """
-    watch = Watch(stage, total, done, unit=unit)
+    watch = Watch(stage, total, done, unit=unit, failures=_last_failures(run, stage))
     writer = _Writer(run, watch)
     with (
         JsonLog(Path(str(run.path)), stage) as log,
@@ -192,9 +197,12 @@ def watched(
             log.event("ended", **{**found.told, **facts})
 
 
-def _stages(run: Run) -> dict[str, dict[str, Any]]:
-    stages: dict[str, dict[str, Any]] = run.manifest()["stages"]
-    return stages
+def _last_failures(run: Run, stage: str) -> list[Failure]:
+    table = run.failed(stage)
+    try:
+        return [*deque(table, maxlen=_SHOWN_FAILURES)] if table.exists else []
+    except ManifestError as error:
+        return [Failure(source="", reason=str(error))]
 
 
 def _said(error: BaseException) -> str:
