@@ -145,7 +145,7 @@ def measure(
 def table(found: Sequence[Overhead]) -> str:
     """The results as a table in Markdown."""
     lines = [
-        "| stage | engine | rows | start, s | rows/s | ms a row | CPU ms a row | of work | share | CPU share |",
+        "| stage | engine | rows | start, s | rows/s | ms a row | CPU ms a row | of | share | CPU share |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in found:

@@ -114,6 +114,7 @@ def test_all_stages_make_the_rows_of_the_local_engine(tmp_path, cluster, tiny_fl
     assert all(made[0].values())
 
 
+@pytest.mark.slow
 def test_the_embedded_teacher_draws_the_same_grids_bit_for_bit(tmp_path, cluster):
     """Its batches hold the same prompts: alone, a grid would differ in its last bits."""
     made = []

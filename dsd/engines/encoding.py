@@ -1,6 +1,6 @@
 """The stage of encodings: captions first, then pairs with their references; each is stored once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,31 +13,36 @@ from dsd.data.part import captions_of
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
-from dsd.engines.base import Batch, Engine, Itself, Job, Result, Work, aligned
+from dsd.engines.base import Batch, Engine, Job, Result, Work, aligned
 from dsd.engines.fill import state_of
 
 _KIND = encodings("")
 
 
+_TEXT = "text:"
+
+
+class CaptionsAndPairs:
+    """A source of captions, each by "text:" and itself, and of pairs, by their ids."""
+
+    def __init__(self, pairs: Table[Any]) -> None:
+        self._pairs = pairs
+
+    def items(self, ids: Collection[str] | None = None) -> Iterator[tuple[str, Any]]:
+        """The captions among those ids, then the pairs."""
+        names = list(ids or ())
+        captions = [name for name in names if name.startswith(_TEXT)]
+        yield from ((name, self[name]) for name in captions)
+        if len(captions) < len(names):
+            yield from self._pairs.items([name for name in names if not name.startswith(_TEXT)])
+
+    def __getitem__(self, name: str) -> Any:
+        return name.removeprefix(_TEXT) if name.startswith(_TEXT) else self._pairs[name]
+
+
 @dataclass(frozen=True)
-class EncodingCaptions(Work):
-    """Captions to rows of the table of texts."""
-
-    backbone: Backbone
-    dtype: str | None
-    device: str | None
-
-    def __call__(self, batch: Batch) -> list[Result]:
-        """A row of each caption."""
-        if self.device is not None:
-            self.backbone.to(self.device)
-        rows = encoded_captions([caption for _, caption in batch], self.backbone, torch_dtype(self.dtype))
-        return [_KIND.to_rows([row]) for row in rows]
-
-
-@dataclass(frozen=True)
-class EncodingPairs(Work):
-    """Pairs to rows of the tables of pairs and references.
+class EncodingWork(Work):
+    """A batch of captions to rows of the table of texts; or one of pairs to those of pairs and references.
 
     Attributes:
         known: references that this process has rows of. Other processes make rows of all, and the first is
@@ -51,12 +56,14 @@ class EncodingPairs(Work):
     known: set[str] = field(default_factory=set, metadata={"here": True})
 
     def __call__(self, batch: Batch) -> list[Result]:
-        """The row of each pair and, if it is a new one, that of its reference."""
+        """The row of each caption or pair and, if it is a new one, that of the pair's reference."""
         if self.device is not None:
             self.backbone.to(self.device)
-        made = encoded_pairs(
-            batch, self.backbone, self.conditioning, torch_dtype(self.dtype), known=self.known
-        )
+        dtype = torch_dtype(self.dtype)
+        if batch[0][0].startswith(_TEXT):
+            rows = encoded_captions([caption for _, caption in batch], self.backbone, dtype)
+            return [_KIND.to_rows([row]) for row in rows]
+        made = encoded_pairs(batch, self.backbone, self.conditioning, dtype, known=self.known)
         return [_KIND.to_rows([pair] if new is None else [pair, new]) for pair, new in made]
 
 
@@ -112,11 +119,9 @@ def encode_pairs(
         output = stack.enter_context(
             TableWriter(cache.pairs, spec, state_of(source), overwrite=overwrite, first=(texts, references))
         )
-        _encode_captions(
-            texts, _captions(run, source, ids, captions), EncodingCaptions(backbone, dtype, device),
-            engine, batch_size,
-        )  # fmt: skip
-        known = cache.references.keys()
+        known_texts, known = cache.texts.keys(), cache.references.keys()
+        names = [_TEXT + caption for caption in _captions(run, source, ids, captions)]
+        done_texts = {name for name in names if caption_id(name.removeprefix(_TEXT)) in known_texts}
         rows = cache.pairs.columns("id", "reference_id").to_pydict()
         done = set(rows["id"])
         # Without those whose reference stood in a shard that was set aside.
@@ -125,13 +130,17 @@ def encode_pairs(
         advance(len(ids) - len(missing))
         job = Job(
             stage=cache.pairs.kind.stage,
-            work=EncodingPairs(backbone, conditioning, dtype, device, known),
-            source=source,
-            batches=aligned(ids, whole, batch_size),
+            work=EncodingWork(backbone, conditioning, dtype, device, known),
+            source=CaptionsAndPairs(source),
+            batches=[*aligned(names, done_texts, batch_size), *aligned(ids, whole, batch_size)],
         )
         with closing(engine.run(job)) as results:
             for batch, found in results:
-                made = [row for result in found for row in _made(cache.pairs.kind.stage, result)]
+                made = [row for result in found for row in _made(job.stage, result)]
+                if batch[0].startswith(_TEXT):
+                    new_texts = zip(batch, made, strict=True)
+                    texts.add_rows([row for name, row in new_texts if name not in done_texts])
+                    continue
                 new = {row["id"]: row for row in made if not row["reference_id"]}
                 references.add_rows([row for name, row in new.items() if name not in known])
                 known.update(new)
@@ -151,24 +160,6 @@ def _captions(run: Run, source: Table[Any], ids: Sequence[str], name: str | None
     if name is not None:
         found += [row.caption for _, row in captions_of(run, name).items(ids)]
     return list(dict.fromkeys(found))
-
-
-def _encode_captions(
-    texts: TableWriter[Encoding], captions: Sequence[str], work: Work, engine: Engine, batch_size: int
-) -> None:
-    known = texts.table.keys()
-    done = {caption for caption in captions if caption_id(caption) in known}
-    job = Job(
-        stage=texts.table.kind.stage,
-        work=work,
-        source=Itself(),
-        batches=aligned(captions, done, batch_size),
-    )
-    with closing(engine.run(job)) as results:
-        for batch, found in results:
-            rows = [row for result in found for row in _made(job.stage, result)]
-            texts.add_rows([row for caption, row in zip(batch, rows, strict=True) if caption not in done])
-    texts.flush()
 
 
 def _made(stage: str, result: Result) -> list[Any]:
