@@ -15,7 +15,7 @@ from dsd import backbones, captioners
 from dsd.captioning import caption_pairs
 from dsd.cli import main
 from dsd.data import atomic
-from dsd.data.manifest import ManifestError, SpecError
+from dsd.data.manifest import ManifestError, SpecError, ids_digest
 from dsd.data.part import Part, bounds, parse_shard
 from dsd.data.writer import TableWriter
 from tests.cheap_world import make_run, write_prompt_file
@@ -78,6 +78,8 @@ def test_merged_parts_are_the_whole_run(tmp_path, expected):
     for index in (2, 0, 3, 1):  # jobs end in any order
         part_stages(run, f"{index}/4")
     assert run.stages() == ["prompts"]
+    made_from = {"stage": "prompts", "rows": 3, "ids": ids_digest(run.prompts.ids()[3:6])}
+    assert Part(run, 1, 4).grids.manifest.made_from == made_from
     summary = dsd.merge(run)
     assert summary.added == {
         "grids": 10, "pairs": 120, "verdicts/parity": 120, "failed/grids": 2

@@ -105,7 +105,7 @@ def _sources(whole: Run, given: list[Run]) -> tuple[list[Run], list[int]]:
         raise FileNotFoundError(f"There are no rows in {empty[0]}. Check the path.")
     if same := [part.path for part in parts if part.path.resolve() == whole.path.resolve()]:
         raise ValueError(f"{same[0]} cannot be merged into itself.")
-    told = [read_part(part.path) for part in parts]
+    told = [read_part(part) for part in parts]
     known = [part for part in told if part is not None]
     if not known:
         return parts, []

@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -193,7 +191,7 @@ class Part(Run):
 
     def _record(self) -> None:
         file = self.path / PART
-        recorded = read_part(self.path) or {"format": 1, "shard": self.index, "of": self.count, "from": {}}
+        recorded = read_part(self) or {"format": 1, "shard": self.index, "of": self.count, "from": {}}
         for stage in self._slices:
             whole = self.whole.table(stage).manifest
             now = {"rows": whole.rows, "ids": whole.ids}
@@ -214,18 +212,18 @@ def captions_of(run: Run, name: str) -> Table[Captioned]:
     return run.whole.captions(name) if isinstance(run, Part) and not own.exists else own
 
 
-def folder_of_parts(run: Run) -> Path:
+def folder_of_parts(run: Run) -> Any:
     """Where the parts of a run are: beside it, so that neither sweeps or locks the other's files."""
     return run.path.with_name(f"{run.path.name}.shards")
 
 
-def read_part(path: str | PathLike[str]) -> dict[str, Any] | None:
-    """What a part's folder says of itself; None if it is none.
+def read_part(run: Run) -> dict[str, Any] | None:
+    """What a part says of itself; None if a run is none.
 
     Raises:
         ManifestError: if that is damaged.
     """
-    file = Path(path) / PART
+    file = run.path / PART
     if not file.exists():
         return None
     try:
@@ -241,8 +239,8 @@ def read_part(path: str | PathLike[str]) -> dict[str, Any] | None:
     return {"format": 1, "shard": index, "of": count, "from": taken}
 
 
-def found_parts(run: Run) -> list[Path]:
+def found_parts(run: Run) -> list[Any]:
     """The folders of the parts of a run that have been begun."""
     folder = folder_of_parts(run)
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if _FOLDER.fullmatch(path.name) and (path / PART).exists())
+    found = [file.parent for file in folder.glob(f"*/{PART}")] if folder.is_dir() else []
+    return sorted((path for path in found if _FOLDER.fullmatch(path.name)), key=str)
