@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from dsd.captioning import caption_pairs
     from dsd.data.datamodule import PairDataModule
+    from dsd.data.merge import merge
     from dsd.data.store import Run
     from dsd.enhance import enhance_prompt
     from dsd.pipeline import DSDPipeline
@@ -55,6 +56,7 @@ __all__ = [
     "enhance_prompt",
     "labels",
     "make_pairs",
+    "merge",
     "metrics",
     "mini",
     "plan",
@@ -79,6 +81,7 @@ _MODULE_OF_NAME = {
     "encode": "dsd.stages",
     "enhance_prompt": "dsd.enhance",
     "make_pairs": "dsd.stages",
+    "merge": "dsd.data.merge",
     "plan": "dsd.planning",
     "write_prompts": "dsd.stages",
 }

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from dsd import captioners
-from dsd.data.rows import Captioned, Failure
+from dsd import captioners, engines
+from dsd.data.part import Part, parse_shard
+from dsd.data.rows import Captioned
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.engines import StageSummary, fill
-from dsd.engines.checks import failure
+from dsd.engines.base import Engine
 from dsd.engines.estimates import estimated
 from dsd.engines.specs import file_name, what
 from dsd.engines.spending import SpendingGauge
-from dsd.llm.records import Stopped
-from dsd.types import Pair
+from dsd.engines.work import Captioning, asked_here
 
 RunLike = Run | str | PathLike[str]
 
@@ -25,6 +25,8 @@ def caption_pairs(
     *,
     name: str | None = None,
     batch_size: int = 64,
+    engine: str | Mapping[str, Any] | Engine = "local",
+    shard: str | tuple[int, int] | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -43,6 +45,9 @@ def caption_pairs(
         name: under which to keep the captions, so that two kinds can stand side by side; by default the
             captioner's registered name.
         batch_size: how many pairs the captioner gets at once.
+        engine: where the work is done: "local", "ray", or a spec such as `{"name": "ray", "num_gpus": 1}`.
+            The rows are the same.
+        shard: do this part of the run alone, "I/N" with I from 0, in a folder of its own; see `dsd.merge`.
         overwrite: discard the captions of that name.
         retry_failed: try those pairs again that failed before.
         dry_run: ask nobody who is paid and write nothing; tell how many pairs there are to caption, and what
@@ -61,18 +66,11 @@ def caption_pairs(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
     run, author = run if isinstance(run, Run) else Run(run), captioners.create(captioner)
+    run = run if shard is None else Part(run, *parse_shard(shard))
     spec: dict[str, Any] = {"captioner": what(captioners.spec(author))}
     spec |= {"fingerprint": author.fingerprint} if author.fingerprint else {}
     table = run.captions(file_name(name or spec["captioner"]["name"].rpartition(":")[2]))
     name_hint = " To keep both, give this one its own `name`."
-
-    def captioned(batch: list[tuple[str, Pair]]) -> list[list[Captioned] | Failure | Stopped]:
-        captions = author.caption_batch([pair for _, pair in batch])
-        if len(captions) != len(batch):
-            raise ValueError(
-                f"{type(author).__name__}.caption_batch gave {len(captions)} captions for {len(batch)} pairs."
-            )
-        return [_row(pair_id, caption) for (pair_id, _), caption in zip(batch, captions, strict=True)]
 
     def known(table: Table[Captioned]) -> set[str]:
         failed = run.failed(table.kind.stage)
@@ -90,30 +88,23 @@ def caption_pairs(
                 overwrite=overwrite,
                 name_hint=name_hint,
             )
-        if run.pairs.exists:  # else `fill` says what is missing, and nothing is created
+        pairs = run.earlier("captions")
+        if pairs is not None and pairs.exists:  # else `fill` says what is missing, and nothing is created
             author.keep_answers(run.answers)
         return fill(
             run,
             table,
             spec,
-            captioned,
+            Captioning(author),
+            engine=engines.create(engine),
             batch_size=batch_size,
             overwrite=overwrite,
             retry_failed=retry_failed,
             progress=progress,
             name_hint=name_hint,
             gauge=SpendingGauge(author.ledger),
+            here=asked_here(author),
         )
     finally:
         if author is not captioner:
             author.close()
-
-
-def _row(pair_id: str, caption: str | Exception) -> list[Captioned] | Failure | Stopped:
-    if isinstance(caption, Stopped):
-        return caption
-    if isinstance(caption, Exception):
-        return failure(pair_id, caption)
-    if not caption.strip():
-        return Failure(source=pair_id, reason="The captioner said nothing.")
-    return [Captioned(pair_id=pair_id, caption=caption)]

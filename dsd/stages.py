@@ -4,22 +4,21 @@ Each reads the stage before it, does what is missing, and can be stopped at any 
 a row holds depends on the specs and seeds alone, not on how the work was batched, interrupted or resumed.
 """
 
-import hashlib
-import logging
 import time
 from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from dsd import curators, prompts, teachers
+from dsd import curators, engines, prompts, teachers
+from dsd.data.part import Part, ShardLike, parse_shard
 from dsd.data.policy import Policy
-from dsd.data.rows import Failure
 from dsd.data.store import Run
-from dsd.engines import StageSummary, fill, judging, progress_bar, writing
-from dsd.engines.checks import checked_grid, failure, pairs_of
+from dsd.engines import StageSummary, fill, judging, writing
+from dsd.engines.base import Engine
 from dsd.engines.progress import VerdictGauge
 from dsd.engines.specs import file_name, what
-from dsd.types import Grid, GridPrompt, Pair
+from dsd.engines.watch import watched
+from dsd.engines.work import Drawing, Judging, Pairing, asked_here, draw_seed
 
 if TYPE_CHECKING:
     from dsd.backbones.base import Backbone
@@ -27,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StageSummary", "curate", "draw_grids", "draw_seed", "encode", "make_pairs", "write_prompts"]
 
-logger = logging.getLogger(__name__)
 RunLike = Run | str | PathLike[str]
+
+_GRIDS_AT_ONCE = 4  # that are cut together: their pictures are in memory
 
 
 def write_prompts(
@@ -37,6 +37,7 @@ def write_prompts(
     count: int = 500,
     seed: int = 0,
     *,
+    engine: str | Mapping[str, Any] | Engine = "local",
     overwrite: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -48,6 +49,9 @@ def write_prompts(
         writer: a prompt writer, its name or its spec.
         count: how many prompts the run shall have.
         seed: of the writer's choices.
+        engine: where the work is done: "local", "ray", or a spec. Writers that ask a model, or must not
+        repeat
+            themselves, write in this process on every engine.
         overwrite: discard the prompts there are.
         dry_run: ask nobody who is paid and write nothing; tell how many prompts there are to write, and what
             that would take in calls, tokens and dollars.
@@ -60,10 +64,12 @@ def write_prompts(
         LockedError: if another process writes to the run.
     """
     _at_least_1(count=count)
-    run, author = _run(run), prompts.create(writer)
+    run, author = _run(run, None), prompts.create(writer)
     try:
         wanted = writing.Wanted(writer=author, count=count, seed=seed, overwrite=overwrite)
-        return writing.estimated(run, wanted) if dry_run else writing.write(run, wanted, progress=progress)
+        if dry_run:
+            return writing.estimated(run, wanted)
+        return writing.write(run, wanted, engine=engines.create(engine), progress=progress)
     finally:
         if author is not writer:
             author.close()
@@ -75,6 +81,8 @@ def draw_grids(
     seed: int = 0,
     limit: int | None = None,
     *,
+    engine: str | Mapping[str, Any] | Engine = "local",
+    shard: str | tuple[int, int] | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
     progress: bool = True,
@@ -89,6 +97,9 @@ def draw_grids(
         teacher: a teacher, its name or its spec.
         seed: of the noise; that of each grid comes from it and the prompt's id.
         limit: draw the first so many prompts only.
+        engine: where the work is done: "local", "ray", or a spec such as `{"name": "ray", "num_gpus": 1}`.
+            The rows are the same.
+        shard: do this part of the run alone, "I/N" with I from 0, in a folder of its own; see `dsd.merge`.
         overwrite: discard the grids there are.
         retry_failed: try those again that failed before.
         progress: show a progress bar on stderr.
@@ -100,29 +111,18 @@ def draw_grids(
         RuntimeError: if all grids fail, or the first 16 of a run: then it is not the prompts.
     """
     _at_least_1(limit=limit)
-    run, artist = _run(run), teachers.create(teacher)
+    if limit is not None and shard is not None:
+        raise ValueError(
+            "`limit` counts rows of the whole run, and `shard` takes a part of it: give one of them."
+        )
+    run, artist = _run(run, shard), teachers.create(teacher)
     _at_least_1(batch_size=artist.batch_size)
-
-    def draw(batch: list[tuple[str, GridPrompt]]) -> list[list[Grid] | Failure]:
-        seeds = [draw_seed(seed, prompt_id) for prompt_id, _ in batch]
-        try:
-            drawn = artist.draw([prompt for _, prompt in batch], seeds)
-        except Exception as error:
-            if len(batch) > 1:  # find out which one it was
-                return [result for item in batch for result in draw([item])]
-            logger.warning("The grid of prompt %s could not be drawn", batch[0][0], exc_info=True)
-            return [failure(batch[0][0], error)]
-        if len(drawn) != len(batch):
-            raise ValueError(
-                f"{type(artist).__name__}.draw returned {len(drawn)} grids for {len(batch)} prompts."
-            )
-        return [checked_grid(grid, prompt_id) for grid, (prompt_id, _) in zip(drawn, batch, strict=True)]
-
     return fill(
         run,
         run.grids,
         {"teacher": what(teachers.spec(artist)), "seed": seed},
-        draw,
+        Drawing(artist, seed),
+        engine=engines.create(engine),
         batch_size=artist.batch_size,
         limit=limit,
         overwrite=overwrite,
@@ -136,6 +136,8 @@ def make_pairs(
     max_pairs: int | None = None,
     seed: int = 0,
     *,
+    engine: str | Mapping[str, Any] | Engine = "local",
+    shard: str | tuple[int, int] | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
     progress: bool = True,
@@ -146,6 +148,9 @@ def make_pairs(
         run: the run or its folder.
         max_pairs: keep at most so many pairs of a grid, chosen at random; all by default.
         seed: of that choice.
+        engine: where the work is done: "local", "ray", or a spec such as `{"name": "ray", "num_gpus": 1}`.
+            The rows are the same.
+        shard: do this part of the run alone, "I/N" with I from 0, in a folder of its own; see `dsd.merge`.
         overwrite: discard the pairs there are.
         retry_failed: try those grids again that failed before.
         progress: show a progress bar on stderr.
@@ -156,17 +161,14 @@ def make_pairs(
         ManifestError: if the grids were made anew since, or a shard is damaged.
     """
     _at_least_1(max_pairs=max_pairs)
-    run = _run(run)
-
-    def pair(batch: list[tuple[str, Grid]]) -> list[list[Pair] | Failure]:
-        return [pairs_of(grid_id, grid, max_pairs, seed) for grid_id, grid in batch]
-
+    run = _run(run, shard)
     return fill(
         run,
         run.pairs,
         {"max_pairs": max_pairs, "seed": seed},
-        pair,
-        batch_size=1,
+        Pairing(max_pairs, seed),
+        engine=engines.create(engine),
+        batch_size=_GRIDS_AT_ONCE,
         overwrite=overwrite,
         retry_failed=retry_failed,
         progress=progress,
@@ -179,6 +181,8 @@ def curate(
     *,
     name: str | None = None,
     batch_size: int = 64,
+    engine: str | Mapping[str, Any] | Engine = "local",
+    shard: str | tuple[int, int] | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -194,6 +198,9 @@ def curate(
         name: under which to keep the verdicts, so that two settings of one curator can stand side by side; by
             default the curator's registered name.
         batch_size: how many pairs the curator gets at once.
+        engine: where the work is done: "local", "ray", or a spec such as `{"name": "ray", "num_gpus": 1}`.
+            The rows are the same.
+        shard: do this part of the run alone, "I/N" with I from 0, in a folder of its own; see `dsd.merge`.
         overwrite: discard this curator's verdicts.
         retry_failed: judge those pairs again whose verdict is "failed".
         dry_run: ask nobody who is paid and write nothing; tell how many pairs there are to judge, and what
@@ -209,7 +216,7 @@ def curate(
         Stopped: if the money or the time that the curator was given is spent. What was judged is written.
     """
     _at_least_1(batch_size=batch_size)
-    run, judge = _run(run), curators.create(curator)
+    run, judge = _run(run, shard), curators.create(curator)
     spec = judging.spec_of(judge)
     table = run.verdicts(file_name(name or spec["curator"]["name"].rpartition(":")[2]))
     name_hint = " To keep both, give this one its own `name`."
@@ -218,13 +225,14 @@ def curate(
             return judging.estimated(
                 run, table, judge, overwrite=overwrite, retry_failed=retry_failed, name_hint=name_hint
             )
-        if run.pairs.exists:  # else `fill` says what is missing, and nothing is created
+        if _has_pairs(run):  # else `fill` says what is missing, and nothing is created
             judge.keep_answers(run.answers)
         return fill(
             run,
             table,
             spec,
-            judging.work(judge),
+            Judging(judge),
+            engine=engines.create(engine),
             batch_size=batch_size,
             overwrite=overwrite,
             retry_failed=retry_failed,
@@ -233,6 +241,7 @@ def curate(
             counts=lambda table: judging.verdict_counts(table, judge),
             gauge=VerdictGauge(judge),
             why_failed=judging.why_failed,
+            here=asked_here(judge),
             at_once=judging.batches_at_once(judge, batch_size),
             cancel=judge.cancel,
         )
@@ -251,6 +260,8 @@ def encode(
     batch_size: int = 8,
     dtype: str | None = None,
     device: str | None = None,
+    engine: str | Mapping[str, Any] | Engine = "local",
+    shard: str | tuple[int, int] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> StageSummary:
@@ -268,6 +279,9 @@ def encode(
         batch_size: how many pairs are encoded at once.
         dtype: to store tensors in, such as "bfloat16"; as they come by default.
         device: to encode on; where the backbone is by default.
+        engine: where the work is done: "local", "ray", or a spec such as `{"name": "ray", "num_gpus": 1}`.
+            The rows are the same.
+        shard: do this part of the run alone, "I/N" with I from 0, in a folder of its own; see `dsd.merge`.
         overwrite: discard what was cached for this backbone and conditioning.
         progress: show a progress bar on stderr.
 
@@ -278,12 +292,13 @@ def encode(
     """
     from dsd import backbones
     from dsd import conditioning as conditionings
-    from dsd.data.encode import encode_pairs, torch_dtype
+    from dsd.data.encode import torch_dtype
+    from dsd.engines.encoding import encode_pairs
 
     # What is cheap to check is checked before the model is loaded, and before a folder is made.
     _at_least_1(batch_size=batch_size)
     torch_dtype(dtype)
-    run, method = _run(run), conditionings.create(conditioning)
+    run, method = _run(run, shard), conditionings.create(conditioning)
     run.accepted(policy)
     model = backbones.load(backbone, parts=("vae", "text"))
     if device is not None:
@@ -293,29 +308,26 @@ def encode(
         run.check("pairs")
         ids = run.accepted(policy)
         ids = ids if captions is None else run.captioned(captions, ids)
-        with progress_bar("encode", len(ids), progress) as bar:
+        with watched(run, "encode", len(ids), progress=progress) as bar:
             table, added = encode_pairs(
                 run,
                 ids,
                 model,
                 method,
+                engine=engines.create(engine),
                 backbone_name=file_name(backbones.spec(model)["name"].rpartition(":")[2]),
                 conditioning_spec=what(conditionings.spec(method)),
                 batch_size=batch_size,
                 dtype=dtype,
+                device=device,
                 overwrite=overwrite,
                 captions=captions,
-                advance=bar.update,
+                advance=bar.advance,
             )
         run.save_manifest()
         return StageSummary(
             stage=table.kind.stage, rows=len(table), added=added, seconds=time.monotonic() - started
         )
-
-
-def draw_seed(seed: int, prompt_id: str) -> int:
-    """The seed of one grid: 32 bits of SHA-256 over the run's seed and the prompt's id."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()[:4], "big")
 
 
 def _at_least_1(**numbers: int | None) -> None:
@@ -324,5 +336,11 @@ def _at_least_1(**numbers: int | None) -> None:
             raise ValueError(f"`{name}` must be at least 1; got {number}.")
 
 
-def _run(run: RunLike) -> Run:
-    return run if isinstance(run, Run) else Run(run)
+def _run(run: RunLike, shard: ShardLike | None) -> Run:
+    whole = run if isinstance(run, Run) else Run(run)
+    return whole if shard is None else Part(whole, *parse_shard(shard))
+
+
+def _has_pairs(run: Run) -> bool:
+    pairs = run.earlier("verdicts")
+    return pairs is not None and pairs.exists

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import signal
 import time
 
 import numpy as np
 from PIL import Image
 
 import dsd
-from dsd import curators, teachers
+from dsd import captioners, curators, teachers
 from dsd.types import Grid, Verdict
 
 
@@ -33,6 +34,11 @@ class CheapTeacher(teachers.Teacher):
             fault = next((fault for word, fault in self.faults.items() if word in prompt.text), None)
             if fault == "raise":
                 raise RuntimeError(f"cannot draw {prompt.text!r}")
+            if fault == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault is not None and fault.startswith("/") and not os.path.exists(fault):  # die once
+                open(fault, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(self.pause_s)
             image = picture(f"{prompt.text} {seed}", self.size)
             if fault == "size":
@@ -44,6 +50,17 @@ class CheapTeacher(teachers.Teacher):
             self.drawn.append(prompt.id)
             grids.append(Grid(image=image, prompt=prompt, seed=seed, teacher="cheap"))
         return grids
+
+
+@captioners.register("cheap")
+class CheapCaptioner(captioners.Captioner):
+    """Says the first pixel; fails where it is dark."""
+
+    def caption(self, pair):
+        red, green, blue = pair.target.getpixel((0, 0))
+        if red < 16:
+            raise RuntimeError("too dark")
+        return f"red {red // 64} green {green // 64} blue {blue // 128}"
 
 
 @curators.register("parity")

@@ -291,8 +291,8 @@ def test_training_reads_the_captions_that_it_is_told(run):
 
 
 def test_encodings_hold_each_caption_and_the_rest_once(run, tiny_flux):
-    from dsd import backbones, conditioning
-    from dsd.data.encode import encode_pairs
+    from dsd import backbones, conditioning, engines
+    from dsd.engines.encoding import encode_pairs
 
     caption_pairs(run, Sayer("red"), name="own", progress=False)
     backbone = backbones.load(str(tiny_flux), parts=("vae", "text"))
@@ -301,7 +301,7 @@ def test_encodings_hold_each_caption_and_the_rest_once(run, tiny_flux):
     def encoded(captions):
         with run.lock("test"):
             return encode_pairs(
-                run, run.pairs.ids(), backbone, method, backbone_name="tiny",
+                run, run.pairs.ids(), backbone, method, engine=engines.create("local"), backbone_name="tiny",
                 conditioning_spec={"name": "parallel"}, captions=captions,
             )  # fmt: skip
 

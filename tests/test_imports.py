@@ -7,7 +7,7 @@ import pytest
 
 import dsd
 
-HEAVY = ("torch", "diffusers", "transformers", "lightning", "litellm", "datasets", "peft")
+HEAVY = ("torch", "diffusers", "transformers", "lightning", "litellm", "datasets", "peft", "ray")
 
 
 def run(program):
@@ -26,11 +26,12 @@ print(*[name for name in {HEAVY} if name in sys.modules])
 @pytest.mark.parametrize(
     "program",
     [
-        "import dsd; dir(dsd); dsd.Pair; dsd.Verdict",
+        "import dsd; dir(dsd); dsd.Pair; dsd.Verdict; dsd.merge",
         "from dsd import curators; curators.names(); curators.create('heuristic')",
         "from dsd import prompts; list(prompts.create('template').write(2, seed=0))",
         "from dsd import judges; judges.names(); judges.Rubric.load('prompt_following')",
         "from dsd import conditioning, metrics, mini, teachers; conditioning.names() + teachers.names()",
+        "from dsd import engines; engines.names(); engines.create('local')",
     ],
 )
 def test_the_library_imports_quickly(program):

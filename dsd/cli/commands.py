@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "curate": Command(target="dsd.stages:curate"),
     "caption": Command(target="dsd.captioning:caption_pairs"),
     "encode": Command(target="dsd.stages:encode"),
+    "merge": Command(target="dsd.data.merge:merge", positional=("run", "sources")),
     "fit": Command(
         target="dsd.cli.fit:fit",
         nested={"student": "dsd.student:Student", "data": "dsd.data.datamodule:PairDataModule"},

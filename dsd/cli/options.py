@@ -52,6 +52,8 @@ class Option:
         flag, text = f"--{prefix}{self.name}", self.help.replace("%", "%%")
         if positional and self.required:
             parser.add_argument(self.name, type=self.type, help=text)
+        elif positional and self.repeats:
+            parser.add_argument(self.name, nargs="*", type=str, default=self.default, help=text)
         elif positional:
             parser.add_argument(self.name, nargs="?", type=self.type, default=self.default, help=text)
         elif self.type is bool:

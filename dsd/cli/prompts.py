@@ -12,6 +12,7 @@ def prompts(
     count: int = 500,
     seed: int = 0,
     *,
+    engine: str | Mapping[str, Any] = "local",
     overwrite: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -25,6 +26,7 @@ def prompts(
         writer: a prompt writer's name or its spec.
         count: how many prompts the run shall have.
         seed: of the writer's choices.
+        engine: where the work is done: "local", "ray" or a spec.
         overwrite: discard the prompts there are.
         dry_run: ask nobody who is paid and write nothing; tell what the prompts would take in calls, tokens
             and dollars.
@@ -40,7 +42,7 @@ def prompts(
 
     folder = Run(run)
     summary = write_prompts(
-        folder, writer, count, seed, overwrite=overwrite, dry_run=dry_run, progress=progress
+        folder, writer, count, seed, engine=engine, overwrite=overwrite, dry_run=dry_run, progress=progress
     )
     if dry_run:
         return str(summary)

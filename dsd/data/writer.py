@@ -97,7 +97,10 @@ class TableWriter(Generic[R]):
 
     def add(self, records: Sequence[R]) -> None:
         """Add rows that belong together: a shard never parts them."""
-        rows = self.table.kind.to_rows(records)
+        self.add_rows(self.table.kind.to_rows(records))
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """As `add`, with rows that `TableKind.to_rows` has made."""
         if not self._rows:
             self._since = time.monotonic()
         self._rows += rows

@@ -53,11 +53,13 @@ def estimated(
     if table.exists and not overwrite:
         check_spec(table.kind.stage, table.manifest.spec, spec, name_hint=name_hint)
         known = set(done(table))
-    missing = [pair_id for pair_id in run.pairs.ids() if pair_id not in known]
+    pairs = run.earlier(table.kind.stage)
+    assert pairs is not None, "stages over pairs have them before"
+    missing = [pair_id for pair_id in pairs.ids() if pair_id not in known]
     sample = missing[:: max(1, len(missing) // _SAMPLE)][:_SAMPLE]
     total: Usage | None = Usage()
     for pair_id in sample:
-        usage = estimate(run.pairs[pair_id])
+        usage = estimate(pairs[pair_id])
         total = None if total is None or usage is None else total + usage
     scaled = None if total is None else total.scaled(len(missing) / max(1, len(sample)))
     return StageSummary(

@@ -1,26 +1,25 @@
 """One stage over one run: what is missing is done, batch by batch, and written as it comes."""
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dsd.data.atomic import discard_folder
-from dsd.data.rows import Failure
+from dsd.data.rows import Failure, Row
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
-from dsd.engines import local
-from dsd.engines.progress import Gauge, progress_bar
+from dsd.engines.base import Engine, Job, Work, aligned
+from dsd.engines.progress import Gauge
+from dsd.engines.trial import Failures, Trial
+from dsd.engines.watch import watched
 from dsd.llm.records import Stopped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-MAX_FAILURES_AT_FIRST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,9 @@ def fill(
     run: Run,
     table: Table[T],
     spec: Mapping[str, Any],
-    work: Callable[[list[tuple[str, Any]]], Sequence[list[T] | Failure | Stopped]],
+    work: Work,
     *,
+    engine: Engine,
     batch_size: int,
     overwrite: bool,
     retry_failed: bool,
@@ -67,11 +67,15 @@ def fill(
     name_hint: str = "",
     counts: Callable[[Table[T]], dict[str, Any]] = lambda table: {},
     gauge: Gauge[T] | None = None,
-    why_failed: Callable[[Sequence[T]], str | None] = lambda records: None,
+    why_failed: Callable[[Sequence[Row]], str | None] = lambda rows: None,
+    here: bool = False,
     at_once: int = 1,
     cancel: Callable[[], None] = lambda: None,
 ) -> StageSummary:
     """Do what is missing of a stage, write it as it comes, and tell what was done.
+
+    Batches are cut at fixed places of the earlier stage, and the rows of one are written together: so it
+    holds the same records, and its rows are the same bit for bit, however often the stage was stopped.
 
     Args:
         run: the run.
@@ -79,6 +83,7 @@ def fill(
         spec: what its rows are made with.
         work: turns a batch of `(id, record)` of the earlier stage into, for each, rows or a failure; or,
             where the money or the time of the run is spent, the error that says so.
+        engine: where it does so.
         batch_size: of those batches.
         overwrite: discard the rows there are.
         retry_failed: try those again that failed before.
@@ -88,7 +93,9 @@ def fill(
         counts: what the finished table has to tell.
         gauge: what the progress bar shows beside the count.
         why_failed: why rows stand for a failure; None if they do not.
-        at_once: how many batches `work` is given at the same time, each in a thread of its own.
+        here: whether `work` belongs to this process, whatever the engine, and each row costs: then the
+            missing rows of a batch alone are done.
+        at_once: how many batches `work` is given at the same time in this process, each in a thread.
         cancel: ends `work` in other threads.
 
     Raises:
@@ -98,9 +105,9 @@ def fill(
     stage, started, added = table.kind.stage, time.monotonic(), 0
     earlier = run.earlier(stage)
     assert earlier is not None, "prompts have a loop of their own"
-    made_from = _state(earlier)  # before the lock: a run that does not exist is not created for this
+    made_from = state_of(earlier)  # before the lock: a run that does not exist is not created for this
     with run.lock(stage), ExitStack() as stack:
-        made_from = _state(earlier)
+        made_from = state_of(earlier)
         run.check(earlier.kind.stage if overwrite else stage)
         output = stack.enter_context(
             TableWriter(table, spec, made_from, overwrite=overwrite, name_hint=name_hint)
@@ -110,53 +117,59 @@ def fill(
             discard_folder(failed.folder)
         if retry_failed:
             output.remove(lambda row: row.get("status") == "failed")
-        failures = _Failures(failed, made_from, stack)
+        failures = Failures(failed, made_from, stack)
         wanted = earlier.ids()[:limit]
         done = table.keys() | failures.known
-        missing = [source for source in wanted if source not in done]
-        bar = stack.enter_context(progress_bar(stage, len(wanted), progress, len(wanted) - len(missing)))
-        trial = _Trial(stage, proven=len(table) > 0)
+        missing = len(wanted) - sum(row_id in done for row_id in wanted)
+        bar = stack.enter_context(watched(run, stage, len(wanted), len(wanted) - missing, progress=progress))
+        trial: Trial[list[Row] | Failure] = Trial(stage, proven=len(table) > 0)
         gauge = gauge or Gauge()
         stopped: list[Stopped] = []
         done_now = 0
 
         def show(refresh: bool = False) -> None:
-            told = gauge.shown(len(missing) - done_now)
-            bar.set_postfix(told | ({"failed": failures.count} if failures.count else {}), refresh=refresh)
+            told = gauge.shown(missing - done_now)
+            bar.tell(told | ({"failed": str(failures.count)} if failures.count else {}), refresh=refresh)
 
-        def write(rows: list[T] | Failure) -> None:
-            nonlocal added
-            if isinstance(rows, Failure):
-                failures.add(rows)
-                return
-            output.add(rows)
-            gauge.add(rows)
-            added += len(rows)
-
-        def worked(batch: list[tuple[str, Any]]) -> list[tuple[str, list[T] | Failure | Stopped]]:
-            return list(zip([source for source, _ in batch], work(batch), strict=True))
-
-        batches = _batches(earlier.items(missing), batch_size)
-        going_on = itertools.takewhile(lambda batch: not stopped, batches)
-        results = local.run(
-            worked, going_on, at_once=at_once, meanwhile=lambda: show(refresh=True), cancel=cancel
+        job = Job(
+            stage=stage,
+            work=work,
+            source=earlier,
+            batches=aligned(wanted, done, batch_size, whole=not (here or retry_failed)),
+            here=here,
+            at_once=at_once,
+            going_on=lambda: not stopped,
+            meanwhile=lambda: show(refresh=True),
+            cancel=cancel,
         )
-        for batch in stack.enter_context(closing(results)):
-            for source, result in batch:
+        for ids, results in stack.enter_context(closing(engine.run(job))):
+            rows: list[Row] = []
+            for source, result in zip(ids, results, strict=True):
+                if source in done:
+                    continue
                 if isinstance(result, Stopped):
                     stopped.append(result)
                     continue
                 assert result, f"{stage} made nothing of {source}, so it would be done again and again"
                 why = result.reason if isinstance(result, Failure) else why_failed(result)
-                for rows in trial.passed(result, why):
-                    write(rows)
-                bar.update()
+                for passed in trial.passed(result, why):
+                    if isinstance(passed, Failure):
+                        failures.add(passed)
+                        bar.failed(passed)
+                    else:
+                        rows += passed
+                        added += len(passed)
+                        if (reason := why_failed(passed)) is not None:
+                            bar.failed(Failure(source=str(passed[0][table.kind.key_column]), reason=reason))
+                bar.advance()
                 done_now += 1
+            output.add_rows(rows)
+            gauge.add_rows(rows)
             show()
         if stopped:
             output.flush()
             run.save_manifest()
-            raise _told_how_to_go_on(stopped[0], stage, added, len(missing) - done_now)
+            raise _told_how_to_go_on(stopped[0], stage, added, missing - done_now)
         trial.finish()
         output.flush()
         told = counts(table)
@@ -178,67 +191,6 @@ def fill(
     )
 
 
-class _Trial:
-    """Holds failures back until something succeeds: of a stage that never works, none is recorded.
-
-    Args:
-        stage: for the message.
-        proven: whether the stage has succeeded before, so that failures are the rows' own.
-    """
-
-    def __init__(self, stage: str, *, proven: bool) -> None:
-        self._stage, self._proven = stage, proven
-        self._held: list[Any] = []
-        self._why = ""
-
-    def passed(self, result: T, why_failed: str | None) -> list[T]:
-        """The results that can be written now that this one has come.
-
-        Raises:
-            RuntimeError: if it is the last of too many failures.
-        """
-        self._held.append(result)
-        if why_failed is None:
-            self._proven = True
-        if self._proven:
-            passed, self._held = self._held, []
-            return passed
-        self._why = why_failed or ""
-        if len(self._held) >= MAX_FAILURES_AT_FIRST:
-            self.finish()
-        return []
-
-    def finish(self) -> None:
-        """Raise if nothing but failures came."""
-        if self._held:
-            raise RuntimeError(
-                f"The first {len(self._held)} of {self._stage!r} all failed, at last with: {self._why} They "
-                "are not recorded. Mend the cause and call the stage again."
-            )
-
-
-class _Failures:
-    """Records failures as they come; the table is begun with the first.
-
-    Args:
-        table: where to record them.
-        made_from: the state of the earlier stage.
-        stack: what closes the table.
-    """
-
-    def __init__(self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack) -> None:
-        self._table, self._made_from, self._stack = table, made_from, stack
-        self._writer: TableWriter[Failure] | None = None
-        self.known = table.keys() if table.exists else set()
-        self.count = len(self.known)
-
-    def add(self, failure: Failure) -> None:
-        if self._writer is None:
-            self._writer = self._stack.enter_context(TableWriter(self._table, {}, self._made_from))
-        self._writer.add([failure])
-        self.count += 1
-
-
 def _told_how_to_go_on(stop: Stopped, stage: str, added: int, missing: int) -> Stopped:
     """The same error, which says too what became of the stage."""
     stop.args = (
@@ -248,12 +200,7 @@ def _told_how_to_go_on(stop: Stopped, stage: str, added: int, missing: int) -> S
     return stop
 
 
-def _state(table: Table[Any]) -> dict[str, Any]:
+def state_of(table: Table[Any]) -> dict[str, Any]:
+    """What a table says of itself in the manifest of a stage that is made from it."""
     manifest = table.manifest
     return {"stage": manifest.stage, "rows": manifest.rows, "ids": manifest.ids}
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

@@ -1,47 +1,26 @@
 """The stage of verdicts: pairs to rows, and what judging them would take."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dsd import curators
 from dsd.curators import Curator
-from dsd.data.rows import Failure, Judged
+from dsd.data import merge
+from dsd.data.rows import Judged, Row
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.engines import estimates
-from dsd.engines.checks import told
 from dsd.engines.fill import StageSummary
 from dsd.engines.specs import what
-from dsd.llm.records import Stopped
-from dsd.types import STATUSES, Pair
 
 _MOST_BATCHES = 32
-
-Work = Callable[[list[tuple[str, Pair]]], list[list[Judged] | Failure | Stopped]]
 
 
 def spec_of(curator: Curator) -> dict[str, Any]:
     """What a curator's verdicts depend on, for the manifest."""
     spec: dict[str, Any] = {"curator": what(curators.spec(curator))}
     return spec | ({"fingerprint": curator.fingerprint} if curator.fingerprint else {})
-
-
-def work(curator: Curator) -> Work:
-    """What turns a batch of pairs into rows."""
-
-    def judge(batch: list[tuple[str, Pair]]) -> list[list[Judged] | Failure | Stopped]:
-        verdicts = curator.judge_some([pair for _, pair in batch])
-        if len(verdicts) != len(batch):
-            raise ValueError(
-                f"{type(curator).__name__}.judge_batch gave {len(verdicts)} verdicts for {len(batch)} pairs."
-            )
-        return [
-            verdict if isinstance(verdict, Stopped) else [Judged(pair_id=pair_id, verdict=told(verdict))]
-            for (pair_id, _), verdict in zip(batch, verdicts, strict=True)
-        ]
-
-    return judge
 
 
 def batches_at_once(curator: Curator, batch_size: int) -> int:
@@ -51,25 +30,15 @@ def batches_at_once(curator: Curator, batch_size: int) -> int:
     return min(_MOST_BATCHES, max(2, math.ceil(curator.pairs_at_once / batch_size)))
 
 
-def why_failed(records: Sequence[Judged]) -> str | None:
+def why_failed(rows: Sequence[Row]) -> str | None:
     """Why a pair could not be judged; None if it was."""
-    (judged,) = records
-    return judged.verdict.reason if judged.verdict.status == "failed" else None
+    (row,) = rows
+    return str(row["reason"]) if row["status"] == "failed" else None
 
 
 def verdict_counts(table: Table[Judged], curator: Curator) -> dict[str, Any]:
-    """How many verdicts of each status there are, the share of accepted ones among those that are accepted or
-    rejected, and what all cost: None if that is unknown, nothing for a curator that costs nothing.
-    """
-    columns = table.columns("status", "cost_usd")
-    status = columns["status"].to_pylist()
-    costs = [cost for cost in columns["cost_usd"].to_pylist() if cost is not None]
-    counts: dict[str, Any] = {name: status.count(name) for name in STATUSES if name in status}
-    judged = counts.get("accepted", 0) + counts.get("rejected", 0)
-    counts["yield"] = round(counts.get("accepted", 0) / judged, 4) if judged else None
-    if costs:
-        return counts | {"cost_usd": round(sum(costs), 6), "cost_known": len(costs)}
-    return counts | ({"cost_usd": None} if curator.ledger is not None and status else {})
+    """See `dsd.data.merge.verdict_counts`."""
+    return merge.verdict_counts(table, paid=curator.ledger is not None)
 
 
 def estimated(

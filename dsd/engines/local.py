@@ -2,14 +2,39 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
+
+from dsd.engines.base import Batch, Done, Engine, Job
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_EVERY_S = 0.5
+
+
+class LocalEngine(Engine):
+    """Does all work in this process, in the order of the rows."""
+
+    def run(self, job: Job) -> Generator[Done, None, None]:
+        """See `Engine.run`."""
+
+        def worked(batch: Batch) -> Done:
+            return [row_id for row_id, _ in batch], job.work(batch)
+
+        return run(worked, _batches(job), at_once=job.at_once, meanwhile=job.meanwhile, cancel=job.cancel)
+
+
+def _batches(job: Job) -> Iterator[Batch]:
+    items = job.source.items([row_id for batch in job.batches for row_id in batch])
+    for ids in job.batches:
+        if not job.going_on():
+            return
+        batch = list(itertools.islice(items, len(ids)))
+        assert [row_id for row_id, _ in batch] == list(ids), "the batches are not in the order of the source"
+        yield batch
+        del batch  # its pictures are held as long as it is worked on, and no longer
 
 
 def run(

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from dsd.curators import Curator
-from dsd.data.rows import Judged
+from dsd.data.rows import Judged, Row, verdicts
 from dsd.engines.account import Account
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ class Gauge(Generic[T]):
     """Numbers beside a stage's bar; this one shows none."""
 
     def add(self, records: Sequence[T]) -> None:
+        """New records were made."""
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
         """New rows were made."""
 
     def shown(self, missing: int) -> dict[str, str]:
@@ -55,6 +58,10 @@ class VerdictGauge(Gauge[Judged]):
         """Verdicts came."""
         self._statuses.update(record.verdict.status for record in records)
         self._account.add([record.verdict.cost_usd for record in records])
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Rows of verdicts came."""
+        self.add([verdicts("").from_row(row) for row in rows])
 
     def shown(self, missing: int) -> dict[str, str]:
         """Yield, other statuses, tokens, and dollars with their projection."""

@@ -19,8 +19,12 @@ class SpendingGauge(Gauge[Any]):
         self._account = Account(ledger)
 
     def add(self, records: Sequence[Any]) -> None:
-        """Rows were made."""
+        """Records were made."""
         self._account.share(len(records))
+
+    def add_rows(self, rows: Sequence[Any]) -> None:
+        """Rows were made."""
+        self.add(rows)
 
     def shown(self, missing: int) -> dict[str, str]:
         """Tokens, and dollars with their projection."""
