@@ -69,7 +69,7 @@ class TableSlice(Table[Any]):
     def __init__(self, table: Table[Any], start: int, stop: int) -> None:
         super().__init__(table.folder, table.kind)
         self._table, self._start, self._stop = table, start, stop
-        self._some: list[str] | None = None
+        self._own_ids: list[str] | None = None
         self._digest = ""
 
     @property
@@ -98,10 +98,10 @@ class TableSlice(Table[Any]):
         return self._table.items(self._own() if ids is None else ids)
 
     def _own(self) -> list[str]:
-        if self._some is None:
-            self._some = self._table.ids()[self._start : self._stop]
-            self._digest = ids_digest(self._some)
-        return self._some
+        if self._own_ids is None:
+            self._own_ids = self._table.ids()[self._start : self._stop]
+            self._digest = ids_digest(self._own_ids)
+        return self._own_ids
 
 
 class Part(Run):
