@@ -25,7 +25,8 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _DISCARDED = re.compile(r"\..+\.discarded-\d+-\d+")
 _ASIDE = re.compile(r"(part-\d+\.parquet)\.(damaged|unlisted)")
 _OURS = re.compile(
-    r"\.discarded|\.lock\..+|answers\.sqlite(-\w+)?|manifest\.json|\.lock|" + re.escape(STAGE_MANIFEST)
+    r"\.discarded|\.lock\..+|answers\.sqlite(-\w+)?|manifest\.json|\.lock|log\.jsonl(\.\d)?|progress\.html|"
+    + re.escape(STAGE_MANIFEST)
 )
 
 

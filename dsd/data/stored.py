@@ -105,7 +105,7 @@ class RunSource:
         if self._captions is not None:
             columns = self._captions.columns("pair_id", "caption").combine_chunks()
             found = pc.index_in(ids, value_set=columns["pair_id"].combine_chunks())
-            self._captioned = found.to_numpy()
+            self._captioned = found.to_numpy().astype(np.int64)
             written = columns["caption"].combine_chunks().take(found)
         if encoded is None:
             self.pair_bytes = row_bytes(run.pairs)

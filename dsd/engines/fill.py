@@ -157,13 +157,13 @@ def fill(
                         failures.add(passed)
                         bar.failed(passed)
                     else:
+                        output.add_rows(passed)
                         rows += passed
                         added += len(passed)
                         if (reason := why_failed(passed)) is not None:
                             bar.failed(Failure(source=str(passed[0][table.kind.key_column]), reason=reason))
                 bar.advance()
                 done_now += 1
-            output.add_rows(rows)
             gauge.add_rows(rows)
             show()
         if stopped:
