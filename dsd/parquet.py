@@ -14,6 +14,7 @@ MAX_COLUMNS = 4096
 MAX_CELL_CHARS = 2**20
 """Of a text in the small tables of `read_rows`."""
 _BATCH_ROWS = 256
+_SPREAD_ROWS = 16  # as Python objects, in which texts are shared no more
 
 
 def open_parquet(path: str | Path, **options: Any) -> "pq.ParquetFile":
@@ -105,7 +106,8 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, An
                             f"a cell of its column {name!r} has {longest:,} bytes; at most "
                             f"{4 * MAX_CELL_CHARS:,} are read"
                         )
-                yield from batch.to_pylist()
+                for start in range(0, batch.num_rows, _SPREAD_ROWS):
+                    yield from batch.slice(start, _SPREAD_ROWS).to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged, or too large to be read: {_line(error)}.") from error
 

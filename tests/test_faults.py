@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dsd
-from dsd import stages
 from dsd.data.atomic import LockedError
 from dsd.data.manifest import ManifestError
 from dsd.data.writer import TableWriter
 from dsd.llm import BudgetSpent
+from dsd.types import Grid
 from tests.cheap_world import CheapTeacher, make_run, write_prompt_file
 from tests.providers import Fault, serve
 
@@ -158,10 +158,10 @@ def test_a_flipped_bit_anywhere_is_named_and_mended(made, tmp_path_factory, regi
             list(fresh)
         for row_id in ids[::5]:  # one row is read without hashing all: then its pages are checked
             try:
-                row = fresh._row_group(shard, fresh._index()[row_id][1])
+                _, group, offset = fresh._place(row_id)
+                row = fresh._row_group(shard, group)
             except ManifestError:
                 continue
-            offset = fresh._index()[row_id][2]
             assert row.slice(offset, 1).to_pylist()[0] == expected[ids.index(row_id)]
     finally:
         path.write_bytes(whole)
@@ -406,23 +406,17 @@ class Unsteady(CheapTeacher):
                 raise RuntimeError(f"out of memory at {number}")
             (grid,) = super().draw([prompt], [seed])
             if kind == "size":
-                grid = stages.Grid(
-                    image=grid.image.crop((0, 0, 15, 16)), prompt=prompt, seed=seed, teacher="cheap"
-                )
+                grid = Grid(image=grid.image.crop((0, 0, 15, 16)), prompt=prompt, seed=seed, teacher="cheap")
             if kind == "black":
-                grid = stages.Grid(
-                    image=Image.new("RGB", (16, 16)), prompt=prompt, seed=seed, teacher="cheap"
-                )
+                grid = Grid(image=Image.new("RGB", (16, 16)), prompt=prompt, seed=seed, teacher="cheap")
             if kind in ("nan", "none"):  # as a model makes of bad numbers, in either of two ways
                 numbers = np.full((16, 16, 3), np.nan)
                 image = Image.fromarray(np.nan_to_num(numbers).astype(np.uint8))
                 if kind == "none":
                     image = Image.fromarray(numbers[..., 0].astype(np.float32))
-                grid = stages.Grid(image=image, prompt=prompt, seed=seed, teacher="cheap")
+                grid = Grid(image=image, prompt=prompt, seed=seed, teacher="cheap")
             if kind == "mode":
-                grid = stages.Grid(
-                    image=grid.image.convert("RGBA"), prompt=prompt, seed=seed, teacher="cheap"
-                )
+                grid = Grid(image=grid.image.convert("RGBA"), prompt=prompt, seed=seed, teacher="cheap")
             made.append(grid)
         return made
 

@@ -160,4 +160,6 @@ def _places(judged: pa.Array, ids: pa.Array) -> tuple[npt.NDArray[np.int64], npt
     if judged.equals(ids.slice(0, len(judged))):  # as a curator that ran once leaves them: no table of hashes
         return np.arange(len(judged)), np.ones(len(judged), dtype=np.bool_)
     found = pc.index_in(judged, value_set=ids)
-    return found.drop_null().to_numpy(), pc.is_valid(found).to_numpy(zero_copy_only=False)
+    return np.asarray(found.drop_null().to_numpy(), dtype=np.int64), pc.is_valid(found).to_numpy(
+        zero_copy_only=False
+    )

@@ -403,6 +403,8 @@ class Table(Generic[R]):
     def _check_content(self, shard: Shard) -> None:
         """Compare the file with its hash, once as long as it stays what it is; of a store, the cached one."""
         path: Location = self.folder / shard.file
+        if isinstance(path, RemotePath):
+            cache.limit_bytes()  # a wrong setting is not damage
         with self._read_errors(shard):
             if isinstance(path, RemotePath):
                 stored, path = path, cache.fetch(path, shard.sha256, shard.bytes)

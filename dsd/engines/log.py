@@ -62,6 +62,16 @@ class _Handler(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A disk that takes no log may take rows: told once."""
+        self._tell()
+
+    def close(self) -> None:
+        """What could not be written is tried again here, and may fail again."""
+        try:
+            super().close()
+        except OSError:
+            self._tell()
+
+    def _tell(self) -> None:
         if not self._broken:
             self._broken = True
             logging.lastResort and logging.lastResort.handle(
