@@ -107,9 +107,13 @@ class RayEngine(Engine):
                 if lost and job.going_on():
                     # Find out which of its rows a batch was lost of.
                     singles = [[row_id] for batch in lost for row_id in batch]
-                    last = yield from self._segment(job, singles, packed, size)
-                    for ids in last:
-                        yield ids, [_died(row_id, self.retries) for row_id in ids]
+                    suspects = yield from self._segment(job, singles, packed, size)
+                    for ids in suspects:
+                        # What waits behind a deadly row dies with it each time, unless it is alone.
+                        alone = len(suspects) == 1
+                        died = [ids] if alone else (yield from self._segment(job, [ids], packed, 1))
+                        for (row_id,) in died:
+                            yield [row_id], [_died(row_id, self.retries)]
 
     def _segment(
         self, job: Job, batches: Sequence[Sequence[str]], packed: bytes, size: int
