@@ -151,14 +151,18 @@ def test_whatever_fails_the_rows_are_the_same(server, s3, expected):
     assert {fault for _, _, fault in server.seen if fault} == set(FAULTS)
 
 
-def test_killed_in_uploads_and_resumed(server, s3, expected):
+MOMENTS = (
+    (r"PUT .*grids/part-00001", "stall"), (r"PUT .*parity/part", "dropped after"),
+    (r"DELETE .*\.lock", "dropped before"), (r"PUT .*grids/\.manifest", "stall"),
+    (r"PUT .*pairs/part-00003", "dropped after"), (r"PUT .*runs/x/manifest", "stall"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("moments", [MOMENTS[:3], pytest.param(MOMENTS, marks=pytest.mark.slow)])
+def test_killed_in_uploads_and_resumed(server, s3, expected, moments):
     """Killed while a chosen upload is on its way, or when it has come and nobody was told."""
     killed = 0
-    for moment, fault in (
-        (r"PUT .*grids/part-00001", "stall"), (r"PUT .*grids/\.manifest", "stall"),
-        (r"PUT .*pairs/part-00003", "dropped after"), (r"PUT .*parity/part", "dropped after"),
-        (r"PUT .*runs/x/manifest", "stall"), (r"DELETE .*\.lock", "dropped before"),
-    ):  # fmt: skip
+    for moment, fault in moments:
         server.rate, server.only, server.faults = 1.0, moment, (fault,)
         seen = len(server.seen)
         child, _ = remote_me.begin(s3, server.environment())
@@ -169,7 +173,7 @@ def test_killed_in_uploads_and_resumed(server, s3, expected):
         killed += child.exitcode == -signal.SIGKILL
         server.rate = 0.0
         time.sleep(0.5)  # what was on its way arrives
-    assert killed == 6
+    assert killed == len(moments)
     assert ".lock" in files(s3)  # the dead left it, and it stops nobody on this machine
     assert same(remote_me.stages(s3), expected)
     assert not [name for name in files(s3) if ".lock" in name or name.endswith(".unlisted")]
@@ -406,11 +410,12 @@ def test_a_store_that_fails_is_not_taken_for_an_empty_one(server, run, s3, monke
     assert files(s3) == before
 
 
-def test_every_request_of_a_stage_may_be_the_last(server, run, s3, expected, monkeypatch):
+@pytest.mark.parametrize("stride", [11, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_request_of_a_stage_may_be_the_last(server, run, s3, expected, monkeypatch, stride):
     """The store goes away for good at each request in turn; afterwards nothing is lost or doubled."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     failed = 0
-    for place in range(0, 45, 4):
+    for place in range(0, 45, stride):
         for shard in unlist(run.pairs, 1):
             (run.pairs.folder / shard.file).unlink(missing_ok=True)
         left = place
@@ -428,7 +433,7 @@ def test_every_request_of_a_stage_may_be_the_last(server, run, s3, expected, mon
         monkeypatch.setattr(server, "fault", lambda request: None)
         dsd.make_pairs(s3, progress=False)
         assert rows(dsd.Run(s3).pairs) == expected["pairs"]
-    assert failed > 6
+    assert failed > 24 // stride
 
 
 def test_a_bucket_that_is_not_there_is_named(s3):
