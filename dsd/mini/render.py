@@ -131,11 +131,11 @@ _EAR_RADIUS = {shape: _surface(shape, angle) for shape, angle in _EAR_ANGLE.item
 def pattern_cover(kind: str, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
     """Coverage of the pattern at points given in pixels of a body of size 1."""
     if kind == "stripes":
-        return np.clip(0.5 + np.sin(y_px * (2 * np.pi / 11.0) - 0.6) * 2.2, 0, 1)
+        return np.clip(0.5 + np.sin(y_px * (2 * np.pi / 18.0) - 0.9) * 2.6, 0, 1)
     if kind == "spots":
-        rows = np.round((y_px - 4.0) / 9.0)
-        x_cell = x_px / 12.0 + 0.5 * (rows % 2)
-        return _cover(np.hypot((x_cell - np.round(x_cell)) * 12.0, y_px - 4.0 - rows * 9.0) - 3.4)
+        rows = np.round((y_px - 7.5) / 13.5)
+        x_cell = x_px / 17.0 + 0.5 * ((rows + 1) % 2)  # two side by side on the belly
+        return _cover(np.hypot((x_cell - np.round(x_cell)) * 17.0, y_px - 7.5 - rows * 13.5) - 5.6)
     if kind == "patch":
         return _cover((np.hypot(x_px / 9.0, (y_px - 9.0) / 7.0) - 1) * 8.0)
     return np.zeros_like(x_px)

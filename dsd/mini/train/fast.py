@@ -13,10 +13,18 @@ _fused = functional.scaled_dot_product_attention
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any) -> Tensor:
-    """`scaled_dot_product_attention` by two multiplications, where all tokens see all others."""
-    if attn_mask is not None or options.get("is_causal"):
-        return _fused(query, key, value, attn_mask, **options)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    """`scaled_dot_product_attention` by two multiplications."""
+    scale = options.get("scale")
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+    if options.get("is_causal"):
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    if attn_mask is not None:
+        scores = (
+            scores.masked_fill(~attn_mask, -torch.inf)
+            if attn_mask.dtype == torch.bool
+            else scores + attn_mask
+        )
     return scores.softmax(-1).to(value.dtype) @ value
 
 

@@ -1,6 +1,4 @@
-"""Muon, in float32 and for convolutions too: `torch.optim.Muon` takes matrices alone and works in
-bfloat16.
-"""
+"""Muon for convolutions too: `torch.optim.Muon` takes matrices alone."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,22 +9,15 @@ from torch import Tensor, nn
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Nearly the closest semi-orthogonal matrix, by the quintic Newton-Schulz iteration of Jordan et al.
-    (2024).
-
-    Every iterate is a polynomial of the Gram matrix times the start, so that the small square Gram matrix is
-    iterated and the oblong one multiplied once, at the end.
+    (2024), in bfloat16 as theirs: the singular values need not be exactly 1.
     """
-    x = matrix / (matrix.norm() + 1e-7)
+    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    gram = x @ x.T
-    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        factor.diagonal().add_(3.4445)
-        product, gram = factor @ product, factor @ gram @ factor
-    x = product @ x
-    return x.T if tall else x
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
