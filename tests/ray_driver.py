@@ -17,8 +17,7 @@ FAULTS = {"003": "raise", "007": "black"}
 
 
 def draw(path, engine, pause_s=0.0, faults=None, overwrite=False):
-    """Prompts, and grids in small shards."""
-    TableWriter.shard_rows = 4
+    """Prompts and grids."""
     run = dsd.Run(path)
     writer = write_prompt_file(path.parent / f"{path.name}.txt", COUNT)
     dsd.write_prompts(run, writer=writer, count=COUNT, progress=False)
@@ -36,4 +35,5 @@ def work(path, engine):
 
 
 if __name__ == "__main__":
+    TableWriter.shard_rows = 4
     draw(Path(sys.argv[1]), {"name": "ray", "workers": 2}, pause_s=0.3)

@@ -97,7 +97,7 @@ class Epoch:
 
     def __init__(self, sampler: EpochSampler) -> None:
         self._rank, self._world_size, self._together = sampler.rank, sampler.world_size, sampler.together
-        self._size, self._num_batches, count = sampler.batch_size, len(sampler), sampler.num_pairs
+        self._num_batches, count = len(sampler), sampler.num_pairs
         self._stored = np.arange(count)
         if sampler.places is not None and sampler.window is not None and count > sampler.window:
             self._stored = np.argsort(sampler.places, kind="stable")
@@ -123,7 +123,9 @@ class Epoch:
         elif self._order.shape[1] < self._together:
             wholes = self._order.batches(first, last).tolist()
         else:
-            mine = slice(self._rank * self._size, (self._rank + 1) * self._size)
+            mine = slice(
+                self._rank, None, self._world_size
+            )  # as `share`; what is drawn for a pair goes by it
             found: list[list[int]] = self._stored[self._order.batches(first, last, mine)].tolist()
             return found
         return [share(whole, self._rank, self._world_size) for whole in wholes]

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import socketserver
+import sys
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,7 +76,9 @@ class LabelServer(ThreadingHTTPServer):
         self.server_name, self.server_port = ADDRESS, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong in a connection."""
+        """Log what went wrong in a connection, unless it is that the browser has gone."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError | ConnectionResetError):
+            return
         logger.exception("A connection of %s ended in an error", client_address)
 
 

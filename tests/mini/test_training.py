@@ -1,5 +1,6 @@
 """Parts of the scripts that train the small world."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,15 +40,20 @@ def test_a_grid_taken_apart_is_its_panels_packed_alone(layout: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 80), (80, 16)])
-def test_iterating_the_gram_matrix_is_newton_schulz(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_orthogonalising_is_newton_schulz_in_few_bits(shape: tuple[int, int], spread: float) -> None:
+    """Also of a matrix with singular values far apart, where iterating the Gram matrix alone goes astray."""
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = matrix @ torch.diag(torch.logspace(0, math.log10(spread), shape[1], dtype=torch.float64))
     x = matrix / matrix.norm()
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    torch.testing.assert_close(orthogonalise(matrix), x, atol=1e-5, rtol=0)
-    values = torch.linalg.svdvals(orthogonalise(matrix))
-    assert 0.5 < values[: min(shape) // 2].mean() < 1.3
+    found = orthogonalise(matrix)
+    assert found.dtype == matrix.dtype
+    assert torch.cosine_similarity(found.flatten(), x.flatten(), 0) > 0.9995
+    values = torch.linalg.svdvals(found)
+    assert 0.5 < values[: min(shape) // 3].mean() < 1.3
 
 
 def test_relatives_differ_in_one_thing_and_are_in_no_held_out_combination() -> None:
