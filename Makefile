@@ -20,6 +20,8 @@ export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 quickstart: .venv/.run
 	$(BIN)/dsd quickstart --out $(OUT)
 
+# One thread a process, since JOBS of them share the cores: small networks are slower with two.
+test: export OMP_NUM_THREADS ?= 1
 test: lint docs wheel
 	$(BIN)/python -m pytest -n $(JOBS)
 
