@@ -1,6 +1,9 @@
 """Reading in blocks: an order that is arithmetic, read row group by row group, whoever reads or stops."""
 
+import multiprocessing
 import shutil
+import threading
+import time
 from collections import Counter
 from itertools import chain
 from types import SimpleNamespace
@@ -19,6 +22,7 @@ from benchmarks.big_run import make, pair_id, pool
 from dsd import opening
 from dsd.data import loader as loading
 from dsd.data import policy as policies
+from dsd.data import stored
 from dsd.data.loader import PairLoader, StoredSource, usual_window
 from dsd.data.manifest import ManifestError
 from dsd.data.order import EpochOrder
@@ -182,6 +186,31 @@ def test_resumed_with_other_processes(run, before, after):
         one.load_state_dict(first[0].state_dict())
     seen += [list(batch) for batch in zip(*map(ids_of, second), strict=True)]
     assert [sorted(chain(*batch)) for batch in seen] == [sorted(ids) for ids in global_batches(width, 1)]
+
+
+def test_a_worker_that_is_begun_while_another_loader_reads_reads_too(run):
+    """Forked in the middle of a read, it has nobody who would end that read."""
+    source = loader(run, 40).source
+    begun, expected = threading.Event(), source.load([3, 1]).ids
+
+    def read():
+        with stored._READING:
+            begun.set()
+            time.sleep(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert begun.wait(10)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(source.load([3, 1]).ids))
+    child.start()
+    child.join(20)
+    stuck = child.exitcode is None
+    child.kill()
+    reader.join()
+    assert not stuck
+    assert answers.get() == expected
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
