@@ -145,6 +145,8 @@ class Verdict:
         reason: why, in words and numbers that a person can check.
         cost_usd: what the judgement cost; None if unknown.
         raw: the answer as it came, where a model gave it.
+        outage: of "failed": whether it is not the pair, but whoever was to judge that is out of service. Not
+            stored: a stage that meets many of these in a row stops and records none.
     """
 
     status: Status = _NOT_GIVEN
@@ -152,6 +154,7 @@ class Verdict:
     reason: str = ""
     cost_usd: float | None = None
     raw: str = ""
+    outage: bool = False
     keep: InitVar[bool | None] = None
 
     def __post_init__(self, keep: bool | None) -> None:

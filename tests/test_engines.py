@@ -2,12 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 import dsd
 from dsd import engines, prompts, teachers
+from dsd.data.ids import Ids
 from dsd.data.writer import TableWriter
-from dsd.engines.base import Engine, Job, aligned
+from dsd.engines.base import Aligned, Engine, Job
 from dsd.engines.local import LocalEngine
 from dsd.types import Grid
 from tests.cheap_world import picture, write_prompt_file
@@ -81,9 +83,17 @@ def test_a_batch_that_is_half_there_is_done_as_a_whole_and_written_once(tmp_path
 
 def test_batches_are_cut_at_fixed_places():
     ids = [f"{i}" for i in range(10)]
+
+    def aligned(ids, done, size, whole=True):
+        batches = Aligned(Ids(ids), np.array([i not in done for i in ids], dtype=bool), size, whole=whole)
+        assert list(batches.ids()) == [row_id for batch in batches for row_id in batch]
+        assert batches.done == {row_id for batch in batches for row_id in batch if row_id in done}
+        return list(batches)
+
     assert aligned(ids, (), 4) == [ids[:4], ids[4:8], ids[8:]]
     assert aligned(ids, {"0", "5", "8", "9"}, 4) == [ids[:4], ids[4:8]]
     assert aligned(ids, {"0", "5", "8", "9"}, 4, whole=False) == [["1", "2", "3"], ["4", "6", "7"]]
+    assert aligned(ids, {"0", "1", "2", "3", "8"}, 4) == [ids[4:8], ids[8:]]
     assert aligned(ids, set(ids), 4) == aligned([], (), 4) == []
 
 

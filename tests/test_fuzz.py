@@ -35,7 +35,7 @@ from dsd.data.encodings import encodings
 from dsd.data.manifest import ManifestError, StageManifest
 from dsd.data.policy import Policy
 from dsd.data.rows import decode_image
-from dsd.data.table import footer_digest
+from dsd.data.shard_files import footer_digest
 from dsd.evaluation.benchmarks.own_folder import OwnFolder
 from dsd.judges.recorded import RecordedJudge
 from dsd.labels import LabelFile

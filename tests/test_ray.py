@@ -15,10 +15,10 @@ from dsd.captioning import caption_pairs
 from dsd.data.writer import TableWriter
 from dsd.engines import ray_data
 from dsd.engines.base import built, recipe
-from dsd.llm.records import Usage
+from dsd.llm.records import OutOfService, Usage
 from dsd.types import Verdict
 from tests import ray_driver
-from tests.cheap_world import CheapTeacher
+from tests.cheap_world import CheapTeacher, make_run
 
 ray = pytest.importorskip("ray")
 
@@ -92,6 +92,29 @@ def expected(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(TableWriter, "shard_rows", 4)
+
+
+def test_a_service_that_actors_cannot_reach_stops_the_stage(tmp_path, cluster):
+    class Distant(curators.Curator):
+        def __init__(self, up, early):
+            self.up, self.early = up, early
+
+        def judge(self, pair):
+            if pair.grid_id not in self.early and not Path(self.up).exists():
+                raise ConnectionError("refused")
+            return Verdict(keep=True)
+
+    run, up = make_run(tmp_path / "run", 4, curator=None), tmp_path / "up"
+    early = run.grids.ids()[:2]
+
+    def judge():
+        return dsd.curate(run, Distant(str(up), early), name="far", batch_size=8, engine=RAY, progress=False)
+
+    with pytest.raises(OutOfService, match="has 24 new rows, which are written; 24 are missing"):
+        judge()
+    up.touch()
+    assert judge().added == 24
+    assert run.verdicts("far").row_keys() == run.pairs.ids()
 
 
 def test_all_stages_make_the_rows_of_the_local_engine(tmp_path, cluster, tiny_flux):

@@ -23,6 +23,7 @@ from dsd import opening
 from dsd.data import loader as loading
 from dsd.data import policy as policies
 from dsd.data import stored
+from dsd.data.ids import Ids
 from dsd.data.loader import PairLoader, StoredSource, usual_window
 from dsd.data.manifest import ManifestError
 from dsd.data.order import EpochOrder
@@ -446,7 +447,7 @@ def test_policies_over_columns_decide_as_over_records(run):
     scores = [None if rng.random() < 0.2 else float(rng.random()) for _ in range(60)]
     order = rng.permutation(60) + 10  # pairs 10 to 69: ten of them nobody asked for
     table = pa.table({"pair_id": [pair_id(i) for i in order], "status": statuses.tolist(), "score": scores})
-    found = policies.Policy(min_score=0.4).mask(ids, [table])
+    found = policies.Policy(min_score=0.4).mask(Ids(ids), [table])
     verdict = {pair: (status, score) for pair, status, score in zip(*table.to_pydict().values(), strict=True)}
     for name, accepted in zip(ids.to_pylist(), found, strict=True):
         status, score = verdict.get(name, ("none", None))

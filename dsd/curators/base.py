@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from dsd.llm.asking import Asking
+from dsd.llm.outages import is_outage
 from dsd.llm.records import Stopped
 from dsd.types import Pair, Verdict
 
@@ -55,4 +56,5 @@ class Curator(Asking[Pair], ABC):
             raise
         except Exception as error:
             logger.warning("A pair of grid %r could not be judged", pair.grid_id, exc_info=True)
-            return Verdict(status="failed", reason=f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            return Verdict(status="failed", reason=why, outage=is_outage(error))

@@ -161,11 +161,14 @@ class EnsembleCurator(Curator):
     def _joined(self, said: list[tuple[int, Verdict]], outcome: int, mean: float | None) -> Verdict:
         """One verdict of those that were given, as (number of the member, verdict)."""
         status: Status
+        outage = False
         if outcome == rules.UNDECIDED:
-            missing = [verdict.status for _, verdict in said]
+            asked = [verdict for _, verdict in said]
             if self.rule.name == "cascade":
-                missing = missing[-1:]
+                asked = asked[-1:]
+            missing = {verdict.status for verdict in asked}
             status = next(status for status in _NO_JUDGEMENT if status in missing)
+            outage = status == "failed" and any(verdict.outage for verdict in asked)
         else:
             status = "accepted" if outcome == rules.ACCEPTED else "rejected"
         costs = [self._cost(number, verdict) for number, verdict in said]
@@ -175,6 +178,7 @@ class EnsembleCurator(Curator):
             reason=self._reason(said, mean),
             cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
             raw=self._raw(said),
+            outage=outage,
         )
 
     def _cost(self, number: int, verdict: Verdict) -> float | None:

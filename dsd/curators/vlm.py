@@ -18,6 +18,7 @@ from dsd.curators.base import Curator
 from dsd.curators.heuristic import difference
 from dsd.curators.vlm_answers import MODES, Mode, Opinion, Order
 from dsd.llm.asking import all_or_stop
+from dsd.llm.outages import is_outage
 from dsd.llm.records import AnswerError, Stopped, Usage
 from dsd.texts import read_texts
 from dsd.types import Pair, Verdict
@@ -218,4 +219,5 @@ class VLMCurator(Curator):
 
 def _failed(pair: Pair, error: Exception, cost_usd: float | None = None) -> Verdict:
     logger.warning("A pair of grid %r could not be judged", pair.grid_id, exc_info=error)
-    return Verdict(status="failed", reason=f"{type(error).__name__}: {error}", cost_usd=cost_usd)
+    why = f"{type(error).__name__}: {error}"
+    return Verdict(status="failed", reason=why, cost_usd=cost_usd, outage=is_outage(error))

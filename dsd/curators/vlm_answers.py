@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, create_model
 
+from dsd.llm.outages import is_outage
 from dsd.llm.records import AnswerError, Usage
 from dsd.texts import one_line
 from dsd.types import Status, Verdict
@@ -112,8 +113,15 @@ def verdict(opinions: Sequence[Opinion], threshold: float) -> Verdict:
     cost = sum((opinion.usage for opinion in opinions), Usage()).cost_usd
     outcome = None if None in decided else decided.pop() if agree else _by_mean(opinions, threshold)
     if outcome is None:
-        status, why = _missing([o.error for o in opinions if o.error is not None], len(came))
-        return Verdict(status=status, reason=one_line(why, _REASON_CHARS), cost_usd=cost, raw=_raw(opinions))
+        errors = [o.error for o in opinions if o.error is not None]
+        status, why = _missing(errors, len(came))
+        return Verdict(
+            status=status,
+            reason=one_line(why, _REASON_CHARS),
+            cost_usd=cost,
+            raw=_raw(opinions),
+            outage=status == "failed" and any(map(is_outage, errors)),
+        )
     return Verdict(
         keep=outcome,
         score=round(_mean(came), _DECIMALS),

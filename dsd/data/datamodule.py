@@ -123,7 +123,9 @@ class PairDataModule(lightning.LightningDataModule):
         """Open the source and hold out what is for validation. Lightning calls it."""
         if self._opened is None:
             opened = open_source(self._source, **self._options)
-            self._positions = holdout(opened.groups, self.val_fraction, self.seed)
+            self._positions = np.arange(len(opened.ids)), np.arange(0)
+            if self.val_fraction:
+                self._positions = holdout(opened.groups(), self.val_fraction, self.seed)
             self._opened = opened
 
     @property

@@ -11,16 +11,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 import torch
 from torch import Tensor
 
 from dsd.backbones.base import Batch, Reference, Text
 from dsd.data.encodings import Encoding, caption_id, encodings
+from dsd.data.ids import Ids
 from dsd.data.manifest import STAGE_MANIFEST
 from dsd.data.order import Positions
-from dsd.data.places import Numbered, Places, numbers, rows_at
+from dsd.data.places import Numbered, Places, rows_at
 from dsd.data.storage import Location, location, named
 from dsd.data.table import Table
 
@@ -113,24 +113,23 @@ class EncodedPairs:
             [self.texts[text_id].tensors for text_id in text_ids],
         )
 
-    def places(self, ids: pa.Array) -> Places:
+    def places(self, ids: Ids) -> Places:
         """Where pairs stand in the three tables, by id; reads no tensors."""
-        rows = self.pairs.columns("id", "reference_id", "text_id").combine_chunks()
-        at = pc.index_in(ids, value_set=rows["id"].combine_chunks())
+        at = ids.places(self.pairs.row_ids())
 
         def found(table: Table[Encoding], column: str) -> Positions:
-            there = table.columns("id")["id"].combine_chunks()
-            return numbers(pc.index_in(rows[column].combine_chunks().take(at), value_set=there))
+            place = Ids(self.pairs.columns(column)[column]).places(table.row_ids())
+            return np.where(at < 0, -1, np.append(place, -1)[at])
 
         return Places(
-            pairs=numbers(at),
+            pairs=at,
             references=found(self.references, "reference_id"),
             texts=found(self.texts, "text_id"),
         )
 
-    def text_places(self, text_ids: pa.Array) -> Positions:
+    def text_places(self, text_ids: Ids) -> Positions:
         """Where texts stand, by id (`caption_id`); -1 for those that do not."""
-        return numbers(pc.index_in(text_ids, value_set=self.texts.columns("id")["id"].combine_chunks()))
+        return text_ids.places(self.texts.row_ids())
 
     def read(self, places: Places, ids: Sequence[str], text_ids: Sequence[str] | None = None) -> list[Stored]:
         """Rows of pairs, their references and their texts; each row group that holds one is read once.

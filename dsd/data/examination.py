@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from dsd.data.filesystems import StorageError
 from dsd.data.manifest import ManifestError, Shard, ids_digest
 from dsd.data.rows import Row
+from dsd.data.shard_files import footer_of
 from dsd.data.shards import open_shard
-from dsd.data.table import Table, footer_of
+from dsd.data.table import Table
 from dsd.types import Grid, GridPrompt, Pair
 
 _HASHED = (GridPrompt, Grid, Pair)

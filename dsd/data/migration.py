@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dsd.data.manifest import FORMAT, Shard, written_format
-from dsd.data.table import footer_of
+from dsd.data.shard_files import footer_of
 
 if TYPE_CHECKING:
     from dsd.data.store import Run

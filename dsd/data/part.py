@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dsd.data.atomic import replace_file
+from dsd.data.ids import Ids
 from dsd.data.manifest import ManifestError, Shard, StageManifest, ids_digest
 from dsd.data.policy import Policy
 from dsd.data.rows import Captioned
@@ -69,7 +71,7 @@ class TableSlice(Table[Any]):
     def __init__(self, table: Table[Any], start: int, stop: int) -> None:
         super().__init__(table.folder, table.kind)
         self._table, self._start, self._stop = table, start, stop
-        self._own_ids: list[str] | None = None
+        self._own_ids: Ids | None = None
         self._digest = ""
 
     @property
@@ -89,17 +91,25 @@ class TableSlice(Table[Any]):
         """See `Table.ids`."""
         return list(self._own())
 
+    def row_ids(self) -> Ids:
+        """See `Table.row_ids`."""
+        return self._own()
+
     def columns(self, *names: str) -> pa.Table:
         """See `Table.columns`."""
         return self._table.columns(*names).slice(self._start, self._stop - self._start)
+
+    def parts(self, *names: str) -> Iterator[pa.Table]:
+        """See `Table.parts`."""
+        yield self.columns(*names)
 
     def items(self, ids: Collection[str] | None = None) -> Iterator[tuple[str, Any]]:
         """See `Table.items`."""
         return self._table.items(self._own() if ids is None else ids)
 
-    def _own(self) -> list[str]:
+    def _own(self) -> Ids:
         if self._own_ids is None:
-            self._own_ids = self._table.ids()[self._start : self._stop]
+            self._own_ids = self._table.row_ids().cut(self._start, self._stop)
             self._digest = ids_digest(self._own_ids)
         return self._own_ids
 
@@ -145,7 +155,11 @@ class Part(Run):
         source = self.earlier(stage)
         assert source is not None
         self.whole.check(source.kind.stage)
-        if table.exists and not isinstance(table, TableSlice) and table.keys().difference(source.ids()):
+        if (
+            table.exists
+            and not isinstance(table, TableSlice)
+            and not table.row_keys().among(source.row_ids()).all()
+        ):
             raise ManifestError(
                 f"{table.folder} was made from rows of {source.kind.stage!r} that are not in part "
                 f"{self.index} of "
@@ -162,8 +176,8 @@ class Part(Run):
             reader = copy.copy(self)
             reader.pairs = source
             return Run.accepted(reader, policy)
-        accepted = set(self.whole.accepted(policy))
-        return [pair_id for pair_id in source.ids() if pair_id in accepted]
+        ids = source.row_ids()
+        return ids.take(np.flatnonzero(ids.among(Ids(self.whole.accepted(policy)))))
 
     def captioned(self, name: str, ids: Sequence[str]) -> list[str]:
         """See `Run.captioned`: by the captions of the part, or else of the whole run."""

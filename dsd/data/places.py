@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,32 +16,6 @@ from dsd.data.table import Table
 
 Numbered = tuple[int, Row]
 """A row, not decoded, with its number."""
-
-
-class Ids(Sequence[str]):
-    """Strings in a third of the memory that a list of them takes."""
-
-    def __init__(self, strings: pa.Array) -> None:
-        self.array = strings
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        found = self.array[index]
-        return found.to_pylist() if isinstance(index, slice) else found.as_py()  # type: ignore[no-any-return]
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self.array.to_pylist() == list(other)
-
-    def take(self, positions: Sequence[int] | Positions) -> list[str]:
-        """Some of them."""
-        found: list[str] = self.array.take(pa.array(positions, pa.int64())).to_pylist()
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +61,6 @@ def rows_at(
             "training goes on from its checkpoint."
         )
     return found
-
-
-def numbers(found: pa.Array) -> Positions:
-    """What `pyarrow.compute.index_in` found, with -1 for what it did not."""
-    return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int64)
 
 
 def row_bytes(table: Table[Any], rows: int | None = None) -> int:

@@ -1,15 +1,15 @@
 """Which pairs are trained on: a rule over the verdicts of one or several curators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dsd import rules
+from dsd.data.ids import Ids, Mask
 
 RULES = ("every", *rules.RULES)
 """`every`: all pairs, judged or not; `all`, `any`: pairs that all curators, or at least one, accepted;
@@ -110,27 +110,26 @@ class Policy:
 
     def accepts(self, ids: Sequence[str], verdicts: Sequence[pa.Table]) -> list[str]:
         """The ids of the pairs that it accepts, in their order; arguments as of `mask`."""
-        kept = self.mask(pa.array(ids, pa.string()), verdicts)
+        kept = self.mask(Ids(ids), verdicts)
         return [pair_id for pair_id, accepted in zip(ids, kept, strict=True) if accepted]
 
-    def mask(self, ids: pa.Array, verdicts: Sequence[pa.Table]) -> npt.NDArray[np.bool_]:
+    def mask(self, ids: Ids, verdicts: Sequence[pa.Table | Iterable[pa.Table]]) -> Mask:
         """Which pairs it accepts.
 
         Args:
             ids: of all pairs.
-            verdicts: a table for each curator, in the order of `curators`, with the columns `pair_id`,
-                `status` and `score`. Verdicts on other pairs count for nothing.
+            verdicts: a table for each curator, whole or in parts, in the order of `curators`, with the
+                columns `pair_id`, `status` and `score`. Verdicts on other pairs count for nothing.
         """
         if self.rule == "every":
             return np.ones(len(ids), dtype=np.bool_)
         codes = np.full((len(verdicts), len(ids)), rules.NOT_ASKED, dtype=np.int8)
         scores = np.full((len(verdicts), len(ids)), np.nan)
         for number, table in enumerate(verdicts):
-            at, known = _places(table["pair_id"].combine_chunks(), ids)
-            scores[number, at] = table["score"].to_numpy()[known]  # a missing one becomes NaN
-            status = table["status"].combine_chunks().dictionary_encode("encode")
-            meanings = rules.codes(status.dictionary.to_pylist())
-            codes[number, at] = np.asarray(meanings)[status.indices.to_numpy()[known]]
+            judged, code, score = _judged([table] if isinstance(table, pa.Table) else table)
+            at = judged.places(ids)
+            known = at >= 0
+            codes[number, at[known]], scores[number, at[known]] = code[known], score[known]
         outcome = self._rule(len(verdicts)).decide(self._moved(codes, scores), scores)
         return np.asarray(outcome == rules.ACCEPTED)
 
@@ -155,11 +154,16 @@ class Policy:
         )
 
 
-def _places(judged: pa.Array, ids: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Where judged pairs stand among all, and which of them do."""
-    if judged.equals(ids.slice(0, len(judged))):  # as a curator that ran once leaves them: no table of hashes
-        return np.arange(len(judged)), np.ones(len(judged), dtype=np.bool_)
-    found = pc.index_in(judged, value_set=ids)
-    return np.asarray(found.drop_null().to_numpy(), dtype=np.int64), pc.is_valid(found).to_numpy(
-        zero_copy_only=False
-    )
+def _judged(
+    parts: Iterable[pa.Table],
+) -> tuple[Ids, npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+    """What a curator said: of which pairs, with what outcome, with which score; NaN for none."""
+    ids: list[pa.Array] = [pa.array([], pa.string())]
+    codes, scores = [np.empty(0, np.int8)], [np.empty(0)]
+    for part in parts:
+        ids += part["pair_id"].chunks
+        scores.append(part["score"].to_numpy())
+        status = part["status"].combine_chunks().dictionary_encode("encode")
+        meanings = np.asarray(rules.codes(status.dictionary.to_pylist()), dtype=np.int8)
+        codes.append(meanings[status.indices.to_numpy()])
+    return Ids(pa.concat_arrays(ids)), np.concatenate(codes), np.concatenate(scores)

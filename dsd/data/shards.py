@@ -16,8 +16,8 @@ from dsd.data.atomic import create_file, replace_file, sha256_of
 from dsd.data.filesystems import ConflictError, StorageError
 from dsd.data.manifest import Shard, ids_digest
 from dsd.data.rows import Row, TableKind
+from dsd.data.shard_files import footer_of
 from dsd.data.storage import Location, RemotePath
-from dsd.data.table import footer_of
 from dsd.parquet import check_claims
 
 logger = logging.getLogger(__name__)

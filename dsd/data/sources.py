@@ -13,8 +13,8 @@ from dsd.backbones.base import RawBatch
 from dsd.data.cells import Folders, picture_of
 from dsd.data.encoded import EncodedPairs
 from dsd.data.frames import Sizes, layout, raw_batch
+from dsd.data.ids import Ids
 from dsd.data.order import Positions
-from dsd.data.places import Ids
 from dsd.data.policy import Policy
 from dsd.data.storage import Location, RemotePath, location
 from dsd.data.store import Run
@@ -59,7 +59,10 @@ class ColumnSource:
             dataset = dataset.cast_column(column, ImageFeature(decode=False))
         self._dataset, self._size_px, self._name, self._folders = dataset, size_px, name, folders
         self.ids = Ids(pa.array((f"{i:09d}" for i in range(len(dataset))), pa.string()))
-        self.groups: pa.Array = self.ids.array
+
+    def groups(self) -> pa.Array:
+        """Of each pair, what it must not be parted from: itself."""
+        return self.ids.array
 
     def load(self, positions: Sequence[int]) -> RawBatch:
         """Those pairs."""
@@ -150,16 +153,13 @@ def resolve_columns(columns: Mapping[str, str] | None, there: Sequence[str], nam
 def holdout(groups: Sequence[str] | pa.Array, fraction: float, seed: int) -> tuple[Positions, Positions]:
     """Positions for training and for validation, so that no group is parted.
 
-    Whether a group is held out depends on its name and the seed alone; at least one is if `fraction` is above
-    0.
+    Whether a group is held out depends on its name and the seed alone; at least one is.
 
     Raises:
-        ValueError: if the fraction is not in [0, 1), or leaves nothing to train on.
+        ValueError: if the fraction is not in (0, 1), or leaves nothing to train on.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"`val_fraction` must be in [0, 1); got {fraction}.")
-    if fraction == 0:
-        return np.arange(len(groups)), np.arange(0)
+    if not 0 < fraction < 1:
+        raise ValueError(f"`val_fraction` must be in (0, 1); got {fraction}.")
     coded = pa.array(groups, pa.string()).dictionary_encode()
     draws = np.array([_draw(f"{seed}:{name}") for name in coded.dictionary.to_pylist()])
     held = (draws < fraction) | (draws == draws.min())

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
+from dsd.data.ids import Ids, Mask
 from dsd.data.manifest import FORMAT, STAGE_MANIFEST, ManifestError
 from dsd.data.policy import Policy
 from dsd.data.rows import (
@@ -192,12 +191,13 @@ class Run:
         self.check(earlier.kind.stage)
         if not table.exists or table.manifest.made_from.get("ids") == earlier.manifest.ids:
             return
-        keys = table.keys()
-        lost = keys.difference(earlier.ids())
-        if lost:
+        keys = table.row_keys()
+        there = keys.among(earlier.row_ids())
+        if not there.all():
+            made, lost = (len(set(keys.take(np.flatnonzero(some)))) for some in (there | True, ~there))
             raise ManifestError(
-                f"{table.folder} was made from {len(keys)} rows of {earlier.kind.stage!r}, of which "
-                f"{len(lost)} are no longer there: {earlier.kind.stage!r} was made anew since. Make "
+                f"{table.folder} was made from {made} rows of {earlier.kind.stage!r}, of which "
+                f"{lost} are no longer there: {earlier.kind.stage!r} was made anew since. Make "
                 f"{stage!r} anew by its call with overwrite=True, or put the old rows back."
             )
 
@@ -211,13 +211,10 @@ class Run:
             ValueError: if there are several curators and no policy.
             LookupError: if there are no verdicts of a curator that the policy names.
         """
-        ids = self.pairs.columns("id")["id"].combine_chunks()
-        found: list[str] = ids.filter(pa.array(self.kept(ids, policy))).to_pylist()
-        return found
+        ids = self.pairs.row_ids()
+        return ids.take(np.flatnonzero(self.kept(ids, policy)))
 
-    def kept(
-        self, ids: pa.Array, policy: str | Mapping[str, Any] | Policy | None = None
-    ) -> npt.NDArray[np.bool_]:
+    def kept(self, ids: Ids, policy: str | Mapping[str, Any] | Policy | None = None) -> Mask:
         """Which of the pairs of those ids a policy accepts; see `accepted`."""
         known = self.curators()
         if policy is None:
@@ -243,7 +240,7 @@ class Run:
             self.check(table.kind.stage)
             if len(table) < len(ids):
                 logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
-            tables.append(table.columns("pair_id", "status", "score"))
+            tables.append(table.parts("pair_id", "status", "score"))
         return policy.mask(ids, tables)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:

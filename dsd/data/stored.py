@@ -15,8 +15,9 @@ from dsd.backbones.base import Batch, RawBatch
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import caption_id
 from dsd.data.frames import Pictures, Sizes, layout, raw_batch
+from dsd.data.ids import Ids
 from dsd.data.order import Positions
-from dsd.data.places import Ids, row_bytes, rows_at
+from dsd.data.places import row_bytes, rows_at
 from dsd.data.policy import Policy
 from dsd.data.rows import Row
 from dsd.data.store import Run
@@ -81,9 +82,7 @@ class RunSource:
         captions: str | None = None,
     ) -> None:
         run.check("pairs")
-        columns = run.pairs.columns("id", "grid_id")
-        every, grids = (columns[name].combine_chunks() for name in ("id", "grid_id"))
-        del columns
+        every = run.pairs.row_ids()
         kept = run.kept(every, policy)
         if not kept.any():
             raise ValueError(
@@ -92,14 +91,11 @@ class RunSource:
             )
         numbers = np.flatnonzero(kept)
         if captions is not None:
-            accepted = every.take(pa.array(numbers))
-            captioned = pa.array(run.captioned(captions, accepted.to_pylist()), pa.string())
-            numbers = numbers[pc.is_in(accepted, value_set=captioned).to_numpy(zero_copy_only=False)]
-        numbers = numbers[pc.sort_indices(every.take(pa.array(numbers))).to_numpy()]
-        ids = every.take(pa.array(numbers))
-        grids = grids.take(pa.array(numbers))
-        self.ids, self.places = Ids(ids), numbers
-        self.groups: pa.Array = pc.if_else(pc.equal(pc.binary_length(grids), 0), ids, grids)
+            accepted = every.pick(numbers)
+            numbers = numbers[accepted.among(Ids(run.captioned(captions, list(accepted))))]
+        numbers = numbers[pc.sort_indices(every.pick(numbers).array).to_numpy()]
+        ids = every.pick(numbers)
+        self.ids, self.places = ids, numbers
         self.encoded, self._size_px = encoded, size_px
         # Tables of its own: they are read in a thread, while others may read the run's.
         self._pairs = Table(run.pairs.folder, run.pairs.kind)
@@ -109,9 +105,8 @@ class RunSource:
         written: pa.Array | None = None
         if self._captions is not None:
             columns = self._captions.columns("pair_id", "caption").combine_chunks()
-            found = pc.index_in(ids, value_set=columns["pair_id"].combine_chunks())
-            self._captioned = found.to_numpy().astype(np.int64)
-            written = columns["caption"].combine_chunks().take(found)
+            self._captioned = ids.places(Ids(columns["pair_id"]))
+            written = columns["caption"].combine_chunks().take(pa.array(self._captioned))
         if encoded is None:
             self.pair_bytes = row_bytes(run.pairs)
             return
@@ -124,7 +119,7 @@ class RunSource:
             )
         if written is not None:
             self._text_ids = Ids(pa.array(map(caption_id, written.to_pylist()), pa.string()))
-            self._cached = replace(self._cached, texts=encoded.text_places(self._text_ids.array))
+            self._cached = replace(self._cached, texts=encoded.text_places(self._text_ids))
             if lacking := int((~self._cached.whole).sum()):
                 raise ValueError(
                     f"{lacking} of {len(ids)} captions of {captions!r} are not in the cache {encoded.name}. "
@@ -132,6 +127,11 @@ class RunSource:
                 )
         tables = (encoded.pairs, encoded.references, encoded.texts)
         self.pair_bytes = sum(row_bytes(table, len(encoded.pairs)) for table in tables)
+
+    def groups(self) -> pa.Array:
+        """Of each pair, what it must not be parted from: its grid, or itself if it comes from none."""
+        grids = Ids(self._pairs.columns("grid_id")["grid_id"]).pick(self.places).array
+        return pc.if_else(pc.equal(pc.binary_length(grids), 0), self.ids.array, grids)
 
     def read(self, positions: Sequence[int]) -> Mapping[int, Any]:
         """Some pairs by position, not decoded; each row group that holds one is read once.

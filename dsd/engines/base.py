@@ -3,8 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
+import numpy as np
+
+from dsd.data.ids import Ids, Mask
+from dsd.data.order import Positions
 from dsd.data.rows import Failure, Row
 from dsd.llm.records import Stopped
 from dsd.registry import Recorded
@@ -12,7 +16,15 @@ from dsd.registry import Recorded
 Batch = list[tuple[str, Any]]
 """Some records of the earlier stage with their ids."""
 
-Result = list[Row] | Failure | Stopped
+
+@dataclass(frozen=True)
+class Outage:
+    """What would be recorded of a record that failed because a service did not answer: rows or a failure."""
+
+    result: list[Row] | Failure
+
+
+Result = list[Row] | Failure | Outage | Stopped
 """What became of one of them: the rows of the stage as they are stored, or why there are none."""
 
 Done = tuple[Sequence[str], Sequence[Result]]
@@ -149,24 +161,53 @@ class Engine(Recorded, ABC):
         """
 
 
-def aligned(
-    wanted: Sequence[str], done: Collection[str], size: int, *, whole: bool = True
-) -> list[Sequence[str]]:
-    """The batches that have something missing, cut at fixed places of the list.
+class Aligned(Sequence[Sequence[str]]):
+    """The batches that have something missing, cut at fixed places of all ids; made as they are asked for.
 
     So a batch holds the same records whatever was stopped before, and its rows come out the same, bit for
     bit.
 
     Args:
         wanted: all ids.
-        done: those that need not be done.
+        missing: which of them are to be done.
         size: of a batch.
-        whole: with those of a batch that are done; else the missing ones alone.
+        whole: with those of a batch that need not be done; else the missing ones alone.
+
+    Attributes:
+        done: the ids in these batches that need not be done.
     """
-    batches: list[Sequence[str]] = []
-    for start in range(0, len(wanted), size):
-        batch = wanted[start : start + size]
-        missing = [row_id for row_id in batch if row_id not in done]
-        if missing:
-            batches.append(batch if whole else missing)
-    return batches
+
+    def __init__(self, wanted: Ids, missing: Mask, size: int, *, whole: bool = True) -> None:
+        self._wanted, self._missing, self._size, self._whole = wanted, missing, size, whole
+        self._numbers = np.unique(np.flatnonzero(missing) // size)
+        places = self._inside()
+        self.done = frozenset(wanted.take(places[~missing[places]]))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sequence[str]]: ...
+    def __getitem__(self, index: int | slice) -> Sequence[str] | list[Sequence[str]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._wanted.take(self._places(index))
+
+    def ids(self) -> Ids:
+        """The ids of all batches, one after the other."""
+        places = self._inside()
+        return self._wanted if len(places) == len(self._wanted) else self._wanted.pick(places)
+
+    def _inside(self) -> Positions:
+        """The places of all ids of all batches."""
+        if not self._whole:
+            return np.flatnonzero(self._missing)
+        inside = np.repeat(np.isin(np.arange(-(-len(self._wanted) // self._size)), self._numbers), self._size)
+        return np.flatnonzero(inside[: len(self._wanted)])
+
+    def _places(self, index: int) -> Positions:
+        start = int(self._numbers[index]) * self._size
+        places = np.arange(start, min(start + self._size, len(self._wanted)))
+        return places if self._whole else places[self._missing[places]]

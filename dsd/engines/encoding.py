@@ -5,15 +5,18 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from dsd.backbones.base import Backbone
 from dsd.data.encode import Encoder, cache_name, encoded_captions, encoded_pairs, torch_dtype
 from dsd.data.encoded import EncodedPairs
 from dsd.data.encodings import Encoding, caption_id, encodings
+from dsd.data.ids import Ids
 from dsd.data.part import captions_of
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
-from dsd.engines.base import Batch, Engine, Job, Result, Work, aligned
+from dsd.engines.base import Aligned, Batch, Engine, Job, Result, Work
 from dsd.engines.fill import state_of
 
 _KIND = encodings("")
@@ -132,7 +135,7 @@ def encode_pairs(
             stage=cache.pairs.kind.stage,
             work=EncodingWork(backbone, conditioning, dtype, device, known),
             source=CaptionsAndPairs(source),
-            batches=[*aligned(names, done_texts, batch_size), *aligned(ids, whole, batch_size)],
+            batches=[*_batches(names, done_texts, batch_size), *_batches(ids, whole, batch_size)],
         )
         with closing(engine.run(job)) as results:
             for batch, found in results:
@@ -149,6 +152,10 @@ def encode_pairs(
         for writer in (texts, references, output):
             writer.finish()
     return cache.pairs, len(missing - done)
+
+
+def _batches(wanted: Sequence[str], done: Collection[str], size: int) -> Sequence[Sequence[str]]:
+    return Aligned(Ids(wanted), np.array([name not in done for name in wanted], dtype=np.bool_), size)
 
 
 def _captions(run: Run, source: Table[Any], ids: Sequence[str], name: str | None) -> list[str]:

@@ -12,11 +12,11 @@ from dsd.data.rows import Failure, Row
 from dsd.data.store import Run
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
-from dsd.engines.base import Engine, Job, Work, aligned
+from dsd.engines.base import Aligned, Engine, Job, Outage, Work
 from dsd.engines.progress import Gauge
 from dsd.engines.trial import Failures, Trial
 from dsd.engines.watch import watched
-from dsd.llm.records import Stopped
+from dsd.llm.records import OutOfService, Stopped
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,7 +100,8 @@ def fill(
 
     Raises:
         RuntimeError: if nothing but failures comes at first; they are not recorded.
-        Stopped: when the money or the time of the run is spent; what was done is written.
+        Stopped: when the money or the time of the run is spent, or a service has not answered many times in a
+            row (`OutOfService`); what was done is written.
     """
     stage, started, added = table.kind.stage, time.monotonic(), 0
     earlier = run.earlier(stage)
@@ -118,9 +119,10 @@ def fill(
         if retry_failed:
             output.remove(lambda row: row.get("status") == "failed")
         failures = Failures(failed, made_from, stack)
-        wanted = earlier.ids()[:limit]
-        done = table.keys() | failures.known
-        missing = len(wanted) - sum(row_id in done for row_id in wanted)
+        wanted = earlier.row_ids().cut(0, limit)
+        todo = ~(wanted.among(table.row_keys()) | wanted.among(failures.known))
+        missing = int(todo.sum())
+        batches = Aligned(wanted, todo, batch_size, whole=not (here or retry_failed))
         bar = stack.enter_context(watched(run, stage, len(wanted), len(wanted) - missing, progress=progress))
         trial: Trial[list[Row] | Failure] = Trial(stage, proven=len(table) > 0)
         gauge = gauge or Gauge()
@@ -131,11 +133,26 @@ def fill(
             told = gauge.shown(missing - done_now)
             bar.tell(told | ({"failed": str(failures.count)} if failures.count else {}), refresh=refresh)
 
+        def write(result: list[Row] | Failure) -> list[Row]:
+            """Write what became of one row of the earlier stage; the rows that there are of it."""
+            nonlocal added, done_now
+            done_now += 1
+            bar.advance()
+            if isinstance(result, Failure):
+                failures.add(result)
+                bar.failed(result)
+                return []
+            output.add_rows(result)
+            added += len(result)
+            if (reason := why_failed(result)) is not None:
+                bar.failed(Failure(source=str(result[0][table.kind.key_column]), reason=reason))
+            return result
+
         job = Job(
             stage=stage,
             work=work,
             source=earlier,
-            batches=aligned(wanted, done, batch_size, whole=not (here or retry_failed)),
+            batches=batches,
             here=here,
             at_once=at_once,
             going_on=lambda: not stopped,
@@ -145,32 +162,32 @@ def fill(
         for ids, results in stack.enter_context(closing(engine.run(job))):
             rows: list[Row] = []
             for source, result in zip(ids, results, strict=True):
-                if source in done:
+                if source in batches.done:
                     continue
                 if isinstance(result, Stopped):
                     stopped.append(result)
                     continue
+                outage = isinstance(result, Outage)
+                result = result.result if isinstance(result, Outage) else result
                 assert result, f"{stage} made nothing of {source}, so it would be done again and again"
                 why = result.reason if isinstance(result, Failure) else why_failed(result)
-                for passed in trial.passed(result, why):
-                    if isinstance(passed, Failure):
-                        failures.add(passed)
-                        bar.failed(passed)
-                    else:
-                        output.add_rows(passed)
-                        rows += passed
-                        added += len(passed)
-                        if (reason := why_failed(passed)) is not None:
-                            bar.failed(Failure(source=str(passed[0][table.kind.key_column]), reason=reason))
-                bar.advance()
-                done_now += 1
+                try:
+                    for passed in trial.passed(result, why, outage=outage):
+                        rows += write(passed)
+                except OutOfService as error:
+                    stopped.append(error)
+                    break
             gauge.add_rows(rows)
             show()
+            if any(isinstance(stop, OutOfService) for stop in stopped):
+                break  # what else is being asked would fail too
         if stopped:
             output.flush()
             run.save_manifest()
             raise _told_how_to_go_on(stopped[0], stage, added, missing - done_now)
-        trial.finish()
+        for passed in trial.finish():
+            gauge.add_rows(write(passed))
+        show()
         output.flush()
         told = counts(table)
         num_failed = failures.count + told.pop("failed", 0)
@@ -193,9 +210,10 @@ def fill(
 
 def _told_how_to_go_on(stop: Stopped, stage: str, added: int, missing: int) -> Stopped:
     """The same error, which says too what became of the stage."""
+    how = "when the service is back" if isinstance(stop, OutOfService) else "with more money or time"
     stop.args = (
         f"{stop} {stage!r} has {added} new rows, which are written; {missing} are missing. Call the stage "
-        "again, with more money or time, to go on from there.",
+        f"again, {how}, to go on from there.",
     )
     return stop
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from dsd.engines.base import Batch, Done, Engine, Job
+from dsd.engines.base import Aligned, Batch, Done, Engine, Job
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +27,9 @@ class LocalEngine(Engine):
 
 
 def _batches(job: Job) -> Iterator[Batch]:
-    items = job.source.items([row_id for batch in job.batches for row_id in batch])
+    batches = job.batches
+    wanted = batches.ids() if isinstance(batches, Aligned) else [i for batch in batches for i in batch]
+    items = job.source.items(wanted)
     for ids in job.batches:
         if not job.going_on():
             return

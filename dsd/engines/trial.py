@@ -5,17 +5,23 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
+from dsd.data.ids import Ids
 from dsd.data.rows import Failure
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
+from dsd.llm.records import OutOfService
 
 T = TypeVar("T")
 
 MAX_FAILURES_AT_FIRST = 16
+MAX_OUTAGES = 16  # in a row
 
 
 class Trial(Generic[T]):
     """Holds failures back until something succeeds: of a stage that never works, none is recorded.
+
+    Afterwards it holds those back that are a service's, not the row's own, until the service answers: of one
+    that has gone away, none is recorded either.
 
     Args:
         stage: for the message.
@@ -25,33 +31,50 @@ class Trial(Generic[T]):
     def __init__(self, stage: str, *, proven: bool) -> None:
         self._stage, self._proven = stage, proven
         self._held: deque[T] = deque()
-        self._why = ""
+        self._why, self._outages = "", 0
 
-    def passed(self, result: T, why_failed: str | None) -> list[T]:
+    def passed(self, result: T, why_failed: str | None, *, outage: bool = False) -> list[T]:
         """The results that can be written now that this one has come.
+
+        Args:
+            result: that one.
+            why_failed: None if it did not.
+            outage: whether it failed because a service did not answer.
 
         Raises:
             RuntimeError: if it is the last of too many failures.
+            OutOfService: if it is the last of too many outages in a row.
         """
         self._held.append(result)
-        if why_failed is None:
-            self._proven = True
-        if self._proven:
-            passed = list(self._held)
-            self._held.clear()
-            return passed
         self._why = why_failed or ""
-        if len(self._held) >= MAX_FAILURES_AT_FIRST:
-            self.finish()
-        return []
+        self._proven |= why_failed is None
+        self._outages = self._outages + 1 if outage else 0
+        if not self._proven:
+            return self.finish() if len(self._held) >= MAX_FAILURES_AT_FIRST else []
+        if self._outages >= MAX_OUTAGES:
+            raise OutOfService(
+                f"The last {self._outages} of {self._stage!r} got no answer, at last with: {self._why} They "
+                "are not recorded as failed."
+            )
+        return [] if outage else self._released()
 
-    def finish(self) -> None:
-        """Raise if nothing but failures came."""
-        if self._held:
+    def finish(self) -> list[T]:
+        """The results that were held back to the end, too few for an outage.
+
+        Raises:
+            RuntimeError: if nothing but failures came.
+        """
+        if self._held and not self._proven:
             raise RuntimeError(
                 f"The first {len(self._held)} of {self._stage!r} all failed, at last with: {self._why} They "
                 "are not recorded. Mend the cause and call the stage again."
             )
+        return self._released()
+
+    def _released(self) -> list[T]:
+        passed = list(self._held)
+        self._held.clear()
+        return passed
 
 
 class Failures:
@@ -70,7 +93,7 @@ class Failures:
     def __init__(self, table: Table[Failure], made_from: Mapping[str, Any], stack: ExitStack) -> None:
         self._table, self._made_from, self._stack = table, made_from, stack
         self._writer: TableWriter[Failure] | None = None
-        self.known = table.keys() if table.exists else set()
+        self.known = table.row_keys() if table.exists else Ids()
         self.count = len(self.known)
 
     def add(self, failure: Failure) -> None:

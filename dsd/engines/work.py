@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from dsd.captioners import Captioner
 from dsd.curators import Curator
 from dsd.data.rows import GRIDS, PAIRS, Captioned, Failure, Judged, captions, verdicts
-from dsd.engines.base import Batch, Result, Work
+from dsd.engines.base import Batch, Outage, Result, Work
 from dsd.engines.checks import checked_grid, failure, pairs_of, told
+from dsd.llm.outages import is_outage
 from dsd.llm.records import Stopped
 from dsd.teachers import Teacher
+from dsd.types import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Drawing(Work):
             if len(batch) > 1:  # find out which one it was
                 return [result for item in batch for result in self([item])]
             logger.warning("The grid of prompt %s could not be drawn", batch[0][0], exc_info=True)
-            return [failure(batch[0][0], error)]
+            return [_failed(batch[0][0], error)]
         if len(drawn) != len(batch):
             raise ValueError(
                 f"{type(self.teacher).__name__}.draw returned {len(drawn)} grids for {len(batch)} prompts."
@@ -67,13 +69,7 @@ class Judging(Work):
                 f"{type(self.curator).__name__}.judge_batch gave {len(given)} verdicts for {len(batch)} "
                 "pairs."
             )
-        kind = verdicts("")
-        return [
-            verdict
-            if isinstance(verdict, Stopped)
-            else kind.to_rows([Judged(pair_id=pair_id, verdict=told(verdict))])
-            for (pair_id, _), verdict in zip(batch, given, strict=True)
-        ]
+        return [_judged(pair_id, verdict) for (pair_id, _), verdict in zip(batch, given, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,23 @@ class Captioning(Work):
         return [_captioned(pair_id, caption) for (pair_id, _), caption in zip(batch, given, strict=True)]
 
 
+def _judged(pair_id: str, verdict: Verdict | Stopped) -> Result:
+    if isinstance(verdict, Stopped):
+        return verdict
+    rows = verdicts("").to_rows([Judged(pair_id=pair_id, verdict=told(verdict))])
+    return Outage(rows) if verdict.outage else rows
+
+
+def _failed(source: str, error: Exception) -> Result:
+    found = failure(source, error)
+    return Outage(found) if is_outage(error) else found
+
+
 def _captioned(pair_id: str, caption: str | Exception) -> Result:
     if isinstance(caption, Stopped):
         return caption
     if isinstance(caption, Exception):
-        return failure(pair_id, caption)
+        return _failed(pair_id, caption)
     if not caption.strip():
         return Failure(source=pair_id, reason="The captioner said nothing.")
     return captions("").to_rows([Captioned(pair_id=pair_id, caption=caption)])

@@ -162,8 +162,8 @@ class CallFailed(AnswerError):
 
 
 class Stopped(RuntimeError):
-    """Nothing more is asked: the money or the time given for the run is spent. What was answered is kept in
-    the cache, so that the next run goes on from there.
+    """Nothing more is asked: the money or the time given for the run is spent, or nobody answers. What was
+    answered is kept in the cache, so that the next run goes on from there.
     """
 
 
@@ -173,6 +173,10 @@ class BudgetSpent(Stopped):
 
 class DeadlinePassed(Stopped):
     """The time for the whole run, `run_deadline_s`, is over."""
+
+
+class OutOfService(Stopped):
+    """Whoever is asked has not answered many times in a row: it cannot be reached, or returns errors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,130 @@
+"""A service that goes away in the midst of a stage: the stage stops, and goes on when it is back."""
+
+from pathlib import Path
+
+import pytest
+
+import dsd
+from dsd import curators, teachers
+from dsd.captioners import Captioner
+from dsd.captioning import caption_pairs
+from dsd.curators import EnsembleCurator
+from dsd.engines.trial import MAX_OUTAGES, Trial
+from dsd.llm import CallFailed, OutOfService
+from dsd.llm.outages import is_outage
+from dsd.types import Verdict
+from tests.cheap_world import make_run, picture, write_prompt_file
+
+QUIET = {"progress": False}
+
+
+class Distant(curators.Curator):
+    """Cannot be reached for pairs of late grids, unless the file `up` is there."""
+
+    def __init__(self, up, early):
+        self.up, self.early = up, early
+
+    def judge(self, pair):
+        if pair.grid_id not in self.early and not Path(self.up).exists():
+            raise ConnectionError("refused")
+        return Verdict(keep=True)
+
+
+class DistantCaptioner(Captioner):
+    def __init__(self, up, early):
+        self.up, self.early = up, early
+
+    def caption(self, pair):
+        if pair.grid_id not in self.early and not Path(self.up).exists():
+            raise TimeoutError("no answer")
+        return "a caption"
+
+
+def stopped_and_resumed(run, up, stage, call, match):
+    """The stage stops after 24 of 48, twice, and does the rest when the service is back."""
+    table = run.table(stage)
+    with pytest.raises(OutOfService, match=rf"The last 16 of '{stage}' got no answer, at last with: {match}"):
+        call()
+    assert len(table) == 24
+    with pytest.raises(OutOfService, match="has 0 new rows, which are written; 24 are missing"):
+        call()
+    assert len(table) == 24
+    assert not run.failed(stage).exists
+    assert not table.manifest.complete
+    Path(up).touch()
+    summary = call()
+    assert (summary.added, summary.failed, summary.rows) == (24, 0, 48)
+    assert table.row_keys() == run.pairs.ids()
+    assert run.verify() == []
+
+
+@pytest.mark.parametrize("members", [0, 2])
+def test_a_curator_that_goes_away(tmp_path, members):
+    run, up = make_run(tmp_path / "run", 4, curator=None), str(tmp_path / "up")
+    early = run.grids.ids()[:2]
+
+    def call():
+        curator = Distant(up, early)
+        if members:
+            curator = EnsembleCurator([curator, Distant(up, early)], rule="all")
+        return dsd.curate(run, curator=curator, name="distant", batch_size=8, **QUIET)
+
+    stopped_and_resumed(run, up, "verdicts/distant", call, "(.|\n)*ConnectionError: refused")
+
+
+def test_a_captioner_that_goes_away(tmp_path):
+    run, up = make_run(tmp_path / "run", 4, curator=None), str(tmp_path / "up")
+    early = run.grids.ids()[:2]
+    stopped_and_resumed(
+        run, up, "captions/far",
+        lambda: caption_pairs(run, DistantCaptioner(up, early), name="far", batch_size=5, **QUIET),
+        "TimeoutError: no answer",
+    )  # fmt: skip
+
+
+def test_a_teacher_that_goes_away(tmp_path):
+    class Far(teachers.Teacher):
+        batch_size, up, drawn = 4, False, 0
+
+        def draw(self, prompts, seeds):
+            if not Far.up and Far.drawn + len(prompts) > 8:
+                raise CallFailed("no route to host", kind="connection")
+            Far.drawn += len(prompts)
+            return [
+                dsd.types.Grid(image=picture(prompt.id), prompt=prompt, seed=seed, teacher="far")
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+
+    run = dsd.Run(tmp_path / "run")
+    dsd.write_prompts(run, writer=write_prompt_file(tmp_path / "p.txt", 40), count=40, **QUIET)
+    with pytest.raises(OutOfService, match="has 8 new rows, which are written; 32 are missing"):
+        dsd.draw_grids(run, teacher=Far(), **QUIET)
+    assert not run.failed("grids").exists
+    Far.up = True
+    assert dsd.draw_grids(run, teacher=Far(), **QUIET).added == 32
+
+
+def test_failures_are_held_back_until_the_service_answers():
+    trial = Trial("grids", proven=True)
+    assert trial.passed("own", "why") == ["own"]
+    for number in range(MAX_OUTAGES - 1):
+        assert trial.passed(number, "away", outage=True) == []
+    assert trial.passed("refused", "why") == [*range(MAX_OUTAGES - 1), "refused"]  # it answered
+    for number in range(MAX_OUTAGES - 1):
+        assert trial.passed(number, "away", outage=True) == []
+    with pytest.raises(OutOfService, match="The last 16 of 'grids' got no answer, at last with: gone They"):
+        trial.passed("last", "gone", outage=True)
+    few = Trial("grids", proven=True)
+    assert few.passed(0, "away", outage=True) == []
+    assert few.finish() == [0]  # too few to say that the service is away
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [(ConnectionRefusedError(), True), (TimeoutError(), True), (CallFailed("", kind="server"), True),
+     (CallFailed("", kind="connection"), True), (CallFailed("", kind="timeout"), True),
+     (CallFailed("", kind="malformed"), False), (CallFailed("", kind="empty"), False),
+     (CallFailed("", kind="too_large"), False), (ValueError(), False), (FileNotFoundError(), False)],
+)  # fmt: skip
+def test_which_errors_are_outages(error, outage):
+    assert is_outage(error) is outage
