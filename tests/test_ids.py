@@ -1,5 +1,6 @@
 """Ids by the hundred thousand say what sets and dictionaries of strings say, and lose none."""
 
+import hashlib
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import dsd
 from dsd.data.ids import Ids, Index
-from dsd.data.manifest import ManifestError
+from dsd.data.manifest import ManifestError, add_digests, ids_digest
 from dsd.data.writer import TableWriter
 from tests.cheap_world import make_run
 
@@ -88,4 +89,29 @@ def test_a_manifest_with_another_number_of_rows_loses_none_silently(tmp_path, mo
         lambda run: list(run.pairs.at(np.arange(5))),
     ):
         with pytest.raises(ManifestError, match=rf"it has {rows} rows, not {rows - 1}\. Restore"):
+            read(dsd.Run(run.path))
+
+
+@given(st.lists(st.text(max_size=5), max_size=40))
+def test_the_digest_of_ids_is_the_sum_of_their_hashes(ids):
+    total = sum(int(hashlib.sha256(i.encode()).hexdigest(), 16) for i in ids)
+    assert ids_digest(ids) == f"{total % 2**256:064x}"
+    assert add_digests([ids_digest(ids[:3]), ids_digest(ids[3:])]) == ids_digest(ids)
+
+
+def test_a_changed_id_is_noticed_before_rows_are_planned(tmp_path):
+    """As by a bit of a page's header, which no checksum covers."""
+    run = make_run(tmp_path / "run", 4, curator=None)
+    (shard,) = run.pairs.manifest.shards
+    file = run.pairs.folder / ".manifest.json"
+    other = ids_digest(["other", *run.pairs.ids()[1:]])
+    file.write_text(file.read_text().replace(shard.ids, other))
+    for read in (
+        lambda run: run.pairs.row_ids(),
+        lambda run: run.pairs["other"],
+        lambda run: list(run.pairs.items(["other"])),
+        lambda run: dsd.curate(run, curator="parity", progress=False),
+        lambda run: dsd.PairDataModule(run).setup(),
+    ):
+        with pytest.raises(ManifestError, match="the ids of its rows are not the recorded ones"):
             read(dsd.Run(run.path))

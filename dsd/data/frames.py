@@ -1,12 +1,14 @@
 """Pictures of pairs as batches of pixels."""
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from dsd.backbones.base import RawBatch
 from dsd.data.buckets import Size, nearest
@@ -20,18 +22,33 @@ Pictures = tuple[Image.Image, Image.Image]
 
 
 def raw_batch(
-    ids: Sequence[str], pictures: Sequence[Pictures], captions: Sequence[str], size_px: Sizes = None
+    ids: Sequence[str], pictures: Iterable[Pictures], captions: Sequence[str], size_px: Sizes = None
 ) -> RawBatch:
-    """Pairs as one batch of pixels.
+    """Pairs as one batch of pixels. Pictures are taken one by one, and let go of before the next.
 
     Raises:
         ValueError: if they differ in size and `size_px` is None.
     """
-    sizes = [_size(target, size_px) for _, target in pictures]
-    references, targets = (
-        _stack([_fit(pair[side], size) for pair, size in zip(pictures, sizes, strict=True)])
-        for side in (0, 1)
-    )
+    rooms: list[UInt8[Tensor, "b h w 3"]] = []
+    found: list[set[tuple[int, int]]] = [set(), set()]
+    for number, pair in enumerate(pictures):
+        size = _size(pair[1], size_px)
+        for side, image in enumerate(pair):
+            fitted = _fit(image, size)
+            found[side].add(fitted.size)
+            if number == 0:
+                rooms.append(_empty(len(ids), fitted.height, fitted.width, 3))
+            if len(found[side]) == 1:  # else it ends in an error, which names all sizes
+                rooms[side].numpy()[number] = np.asarray(fitted)  # copied once, to where it stays
+    for sizes in found:
+        if len(sizes) > 1:
+            told = " and ".join(f"{width} x {height} px" for width, height in sorted(sizes))
+            raise ValueError(
+                f"The pictures of a batch differ in size: {told}. Give `size_px` to cut and resize them, or "
+                "`buckets`."
+            )
+    # Views: transposing here would cost a worker's time.
+    references, targets = (room.permute(0, 3, 1, 2) for room in rooms)
     return RawBatch(ids=list(ids), reference=references, target=targets, captions=list(captions))
 
 
@@ -41,16 +58,12 @@ def layout(pictures: Pictures, size_px: Sizes = None) -> Hashable:
     return tuple(picture.size for picture in pictures) if size is None else size
 
 
-def _stack(images: Sequence[Image.Image]) -> UInt8[Tensor, "b 3 h w"]:
-    if others := sorted({f"{x.width} x {x.height}" for x in images[1:] if x.size != images[0].size}):
-        raise ValueError(
-            f"The pictures of a batch differ in size: {images[0].width} x {images[0].height} px and "
-            f"{', '.join(others)} px. Give `size_px` to cut and resize them, or `buckets`."
-        )
-    pixels = np.empty((len(images), images[0].height, images[0].width, 3), dtype=np.uint8)
-    for place, image in zip(pixels, images, strict=True):  # copied once, from PIL to where it stays
-        place[...] = np.asarray(image)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # a view: transposing here would cost a worker's time
+def _empty(*shape: int) -> UInt8[Tensor, "b h w 3"]:
+    """Room for pixels; in a loader's worker in memory that it shares with the process that takes them."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own `collate` makes it
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _size(target: Image.Image, size_px: Sizes) -> Size | None:

@@ -17,6 +17,7 @@ AnyBatch = Batch | RawBatch
 
 _WINDOW_BYTES = 64 * 2**20
 _MAX_WINDOW = 4096
+_READ_BY = 4  # workers, at most where that is possible, that read the same row groups
 
 
 @runtime_checkable
@@ -58,8 +59,9 @@ def usual_window(pair_bytes: int) -> int:
 class _Parts(IterableDataset[AnyBatch | None]):
     """What is left of an epoch, as the samples of a `DataLoader`: each batch in so many parts.
 
-    Several workers share a batch, so that each reads of the table what is in its own lanes alone. Worker w of
-    n makes the samples w, w + n, w + 2n, ..., which is the order in which a `DataLoader` hands them out. None
+    Where there are many workers, several share a batch, so that each reads of the table what is in its own
+    lanes alone. Worker w of n makes the samples w, w + n, w + 2n, ..., which is the order in which a
+    `DataLoader` hands them out. None
     stands for a part without a pair.
     """
 
@@ -230,9 +232,14 @@ def _all(parts: Sequence[Sequence[int]] | None) -> list[int]:
 
 
 def _shared_by(num_workers: int, batch_size: int) -> int:
-    """How many workers make one batch together; the others make the next ones."""
+    """How many workers make one batch together; the others make the next ones.
+
+    The parts of a batch must be copied into one, which costs more than reading a row group several times: so
+    some workers make batches of their own, before there are so many that reading would weigh more.
+    """
     workers = max(1, num_workers)
-    return max(n for n in range(1, workers + 1) if workers % n == 0 and n <= batch_size)
+    shares = [n for n in range(1, workers + 1) if workers % n == 0 and n <= batch_size]
+    return next((n for n in shares if workers // n <= _READ_BY), shares[-1])
 
 
 def _joined(parts: Sequence[AnyBatch]) -> AnyBatch:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from dsd import __version__
 from dsd.data.atomic import replace_file
 from dsd.data.storage import Location
@@ -55,7 +57,9 @@ def ids_digest(ids: Iterable[str]) -> str:
 
     The sum of their SHA-256 modulo 2^256: the digest of two disjoint sets is `add_digests` of theirs.
     """
-    total = sum(int.from_bytes(hashlib.sha256(i.encode()).digest(), "big") for i in ids)
+    digests = b"".join([hashlib.sha256(i.encode()).digest() for i in ids])
+    columns = np.frombuffer(digests, dtype=">u4").reshape(-1, 8).sum(axis=0, dtype=np.uint64)
+    total = sum(int(column) << 32 * place for place, column in enumerate(reversed(columns)))
     return f"{total % 2**256:064x}"
 
 

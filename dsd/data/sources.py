@@ -1,7 +1,7 @@
 """Where pairs for training come from: a run (see `dsd.data.stored`) or any data set of such pairs."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 from dsd.backbones.base import RawBatch
 from dsd.data.cells import Folders, picture_of
 from dsd.data.encoded import EncodedPairs
-from dsd.data.frames import Sizes, layout, raw_batch
+from dsd.data.frames import Pictures, Sizes, layout, raw_batch
 from dsd.data.ids import Ids
 from dsd.data.order import Positions
 from dsd.data.policy import Policy
@@ -66,10 +66,14 @@ class ColumnSource:
 
     def load(self, positions: Sequence[int]) -> RawBatch:
         """Those pairs."""
-        pairs = [self._pair(i) for i in positions]
-        pictures = [(pair.reference, pair.target) for pair in pairs]
-        ids = [self.ids[i] for i in positions]
-        return raw_batch(ids, pictures, [pair.caption for pair in pairs], self._size_px)
+        captions: list[str] = []
+
+        def pictures() -> Iterator[Pictures]:
+            for pair in map(self._pair, positions):
+                captions.append(pair.caption)
+                yield pair.reference, pair.target
+
+        return raw_batch([self.ids[i] for i in positions], pictures(), captions, self._size_px)
 
     def layouts(self, positions: Sequence[int]) -> list[Hashable]:
         """What must be equal within a batch, of each of those pairs; all of them are read for it."""

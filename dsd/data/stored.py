@@ -166,7 +166,7 @@ class RunSource:
         some = [pairs[position] for position in positions]
         if self._cache is not None:
             return self._cache.stack(ids, some)
-        pictures = [self._decoded(*pair) for pair in zip(positions, some, strict=True)]
+        pictures = (self._decoded(*pair) for pair in zip(positions, some, strict=True))
         return raw_batch(ids, pictures, [pair.caption for pair in some], self._size_px)
 
     def load(self, positions: Sequence[int]) -> Batch | RawBatch:

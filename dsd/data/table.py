@@ -123,7 +123,11 @@ class Table(Generic[R]):
         return [row_id for shard in self.manifest.shards for row_id in self.ids_of(shard)]
 
     def row_ids(self) -> Ids:
-        """The ids of all rows, in order, as an Arrow array."""
+        """The ids of all rows, in order, as an Arrow array; compared with the manifest, shard by shard.
+
+        Raises:
+            ManifestError: if a shard is missing or damaged.
+        """
         return Ids(self._column(self.kind.id_column, self.manifest.shards))
 
     def keys(self) -> set[str]:
@@ -152,8 +156,12 @@ class Table(Generic[R]):
             yield self._files.read(shard, None, names, keep=False).select(names).cast(schema)
 
     def _column(self, name: str, shards: Sequence[Shard]) -> pa.Array:
-        chunks = [chunk for part in self._parts([name], shards) for chunk in part[name].chunks]
-        return pa.concat_arrays(chunks) if chunks else pa.array([], self.kind.schema.field(name).type)
+        chunks = [pa.array([], self.kind.schema.field(name).type)]
+        for shard, part in zip(shards, self._parts([name], shards), strict=True):
+            if name == self.kind.id_column:  # pages have checksums, but not the headers of pages
+                self._check_ids(shard, part[name].to_pylist())
+            chunks += part[name].chunks
+        return pa.concat_arrays(chunks)
 
     def items(self, ids: Collection[str] | None = None) -> Iterator[tuple[str, R]]:
         """All rows, or those of some ids, in order, as `(id, record)`.
@@ -273,9 +281,12 @@ class Table(Generic[R]):
         """
         name = self.kind.id_column
         ids: list[str] = self._files.read(shard, None, [name], keep=False)[name].to_pylist()
+        self._check_ids(shard, ids)
+        return ids
+
+    def _check_ids(self, shard: Shard, ids: Sequence[str]) -> None:
         if ids_digest(ids) != shard.ids:
             raise self._files.damaged(shard, "the ids of its rows are not the recorded ones")
-        return ids
 
     def _record(self, shard: Shard, row: Row) -> R:
         try:
