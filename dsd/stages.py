@@ -213,7 +213,8 @@ def curate(
         SpecError: if the verdicts of that name come from another spec.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
         RuntimeError: if all pairs fail, or the first 16 of a curator: then it is not the pairs.
-        Stopped: if the money or the time that the curator was given is spent. What was judged is written.
+        Stopped: if the money or the time that the curator was given is spent, or (`OutOfService`) it has not
+            answered 16 times in a row. What was judged is written, and the same call goes on from there.
     """
     _at_least_1(batch_size=batch_size)
     run, judge = _run(run, shard), curators.create(curator)
