@@ -330,7 +330,7 @@ def test_a_curator_that_never_works_stops_the_stage(paired):
     assert len(paired.verdicts("dead")) == 0
     dead.works = True
     assert dsd.curate(paired, dead, name="dead", **QUIET).counts["accepted"] == 72
-    # What has worked before may fail, if it is no service that is away: those are recorded, to be tried again.
+    # What has worked before may fail, though no service is away: those are recorded, to be tried again.
     dead.works, dead.error = False, ValueError("an odd picture")
     with TableWriter(paired.verdicts("dead"), paired.verdicts("dead").manifest.spec) as writer:
         writer.remove(lambda row: row["pair_id"] in paired.pairs.ids()[40:])
