@@ -17,7 +17,7 @@ _OF_CURATORS = _OF_BOTH | {
     "batch_size",
     "workers",
 }
-_OF_JUDGES = _OF_BOTH | {"ratings", "judges", "low", "high", "level", "repeats", "batch_size"}
+_OF_JUDGES = _OF_BOTH | {"ratings", "judges", "metrics", "low", "high", "level", "repeats", "batch_size"}
 _NEEDED = {"architectures": "run", "curators": "pairs", "judge": "ratings"}
 
 
@@ -56,6 +56,7 @@ def study(
     mistakes: int = 24,
     ratings: str | None = None,
     judges: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    metrics: str | Sequence[Any] | Mapping[str, Any] | None = None,
     low: float | None = None,
     high: float | None = None,
     level: Literal["nominal", "ordinal", "interval", "ratio"] | None = None,
@@ -116,6 +117,7 @@ def study(
             that come with dsd.
         judges: judge: to be asked: names joined by commas, a list of names and specs, or `{NAME: spec}`.
             Scores that the table holds stand beside them.
+        metrics: judge: to be measured on the pictures of --images, in the same forms.
         low: judge: lowest rating of the people's scale; the lowest that was given by default.
         high: judge: highest rating of it; the highest that was given by default.
         level: judge: what people's numbers mean, for alpha: interval by default, ordinal for ImagenHub.
