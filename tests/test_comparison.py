@@ -450,7 +450,11 @@ def test_another_benchmark_seed_method_or_judge_needs_another_place(tmp_path):
         ({"rank_by": "beauty"}, LookupError, "no column 'beauty' to rank by. Known: Nearness"),
         ({"runs": 0, "judges": [ShadeJudge()]}, ValueError, "`runs` must be at least 1; got 0"),
         ({"limit": 0}, ValueError, "`limit` must be at least 1"),
-        ({"metrics": ["tests.test_comparison:Odd"]}, TypeError, "needs 'weather', which no benchmark has"),
+        (
+            {"metrics": ["tests.test_comparison:Odd"]},
+            TypeError,
+            "needs 'weather', which is not known",
+        ),
         ({"judges": ["nobody"]}, LookupError, "No Judge is named 'nobody'"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 
 import dsd
 from dsd.cli import main
+from dsd.evaluation.methods import Method
 from dsd.judges import Judge
 from dsd.llm.records import BudgetSpent
 from dsd.quickstart import Recipe
@@ -168,6 +169,35 @@ def test_a_model_alone_brings_its_own_baselines(student, tmp_path):
     assert "A sample: 2 of 20 cases" in page
     untrained, trained = figures(tmp_path, "identity")["untrained"], figures(tmp_path, "identity")["student"]
     assert untrained == pytest.approx(trained, abs=0.02)  # it has not been trained
+
+
+class Twice(Method):
+    """The reference, in twice its size; nothing for subjects of which there are several pictures."""
+
+    about = "the reference, enlarged"
+
+    def draw(self, jobs):
+        if any(len(job.case.references) > 1 for job in jobs):
+            raise ValueError("too many")
+        return [job.case.reference.resize((128, 128)) for job in jobs]
+
+
+def test_a_folder_of_ones_own_a_method_by_its_class_and_what_is_missing_is_printed(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(3):
+        picture(number, 64).save(folder / f"{number}.png")
+    cases = [{"prompt": "a cup", "reference": "0.png"}, {"prompt": "Rex", "reference": ["1.png", "2.png"]}]
+    (folder / "cases.jsonl").write_text("\n".join(map(json.dumps, cases)), encoding="utf-8")
+    said = ok(
+        "--benchmark", "folder", "--root", folder, "--out", tmp_path / "out", "--no_progress",
+        "--method", f"{__name__}:Twice", "--metrics", "image_similarity",
+    ).splitlines()  # fmt: skip
+    assert {text.split()[0] for text in said[1:3]} == {"copy", "Twice"}
+    assert said[3] == "! Twice: 50.0 % of the pictures are missing (1 failed)."
+    assert said[-1] == str(tmp_path / "out" / "evaluation.html")
+    text = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+    assert said[3].removeprefix("! ") in text.replace("\\", "")
 
 
 def test_folders_of_peers_on_dreambench(tmp_path):

@@ -140,7 +140,7 @@ def test_a_rubric_that_was_given_stays_as_it_is():
         ({"temperature": "hot"}, "`temperature` is from 0 to 2"),
         ({"scale": dict.fromkeys(range(200), "x")}, "has 2 to 101"),
         ({"examples": [{"case": "x", "score": 7}]}, "the score 7, which is not on the scale"),
-        ({"examples": [{"case": "x"}]}, "An example is {case: ..., score: ..., why: ...}"),
+        ({"examples": [{"case": "x"}]}, "An example is {case: ..., score: ..., why: ...}, and with pictures"),
         ({"form": "essay"}, "`form` is one of object, text; got 'essay'"),
         ({"place": "assistant"}, "`place` is one of system, user"),
         ({"plan": "I will."}, "needs place='user'"),

@@ -61,6 +61,7 @@ def evaluate(
     make_folder(Path(out).expanduser())
 
     from dsd.evaluation.comparison import compare, write_comparison
+    from dsd.evaluation.comparison.notes import notes
     from dsd.quiet import quiet_loading
 
     asked = _specs(method)
@@ -89,7 +90,7 @@ def evaluate(
         page = write_comparison(result, out, shown)
     if result.stopped:
         raise RuntimeError(f"{result.stopped} What there is stands in {page}.")
-    return f"{_table(result)}\n{page}"
+    return "\n".join([_table(result), *(f"! {note}" for note in notes(result)), str(page)])
 
 
 def _specs(given: Any) -> list[Any]:
@@ -125,7 +126,7 @@ def _labelled(specs: Sequence[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for spec in specs:
         given = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
-        label = str(given.pop("label", given.get("name")))
+        label = str(given.pop("label", str(given.get("name")).rpartition(":")[2]))
         if found.get(label, given) != given:
             raise ValueError(f"Two methods are called {label!r}. Give each a `label` of its own in its spec.")
         found[label] = given

@@ -17,12 +17,13 @@ _OF_CURATORS = _OF_BOTH | {
     "batch_size",
     "workers",
 }
-_OF_JUDGES = _OF_BOTH | {"ratings", "judges", "low", "high", "level", "repeats", "batch_size"}
-_NEEDED = {"architectures": "run", "curators": "pairs", "judge": "ratings"}
+_OF_JUDGES = _OF_BOTH | {"ratings", "judges", "metrics", "low", "high", "level", "repeats", "batch_size"}
+_OF_IDENTITY = frozenset({"pictures", "extractors", "columns", "images", "batch_size", "resamples", "seed"})
+_NEEDED = {"architectures": "run", "curators": "pairs", "judge": "ratings", "identity": "pictures"}
 
 
 def study(
-    question: Literal["architectures", "curators", "judge"],
+    question: Literal["architectures", "curators", "judge", "identity"],
     out: str,
     run: str | None = None,
     base: str | Mapping[str, Any] = "mini",
@@ -56,24 +57,29 @@ def study(
     mistakes: int = 24,
     ratings: str | None = None,
     judges: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    metrics: str | Sequence[Any] | Mapping[str, Any] | None = None,
     low: float | None = None,
     high: float | None = None,
     level: Literal["nominal", "ordinal", "interval", "ratio"] | None = None,
     repeats: int | None = None,
+    pictures: str | None = None,
+    extractors: str | Sequence[Any] | Mapping[str, Any] = "mini",
     resamples: int = 2000,
     seed: int = 0,
     workers: int = 2,
     progress: bool = True,
 ) -> str:
     """Answer a question: which way of conditioning keeps a character best (`architectures`), how well does
-    each curator decide (`curators`), or how far does a judge or metric agree with people (`judge`)?
+    each curator decide (`curators`), how far does a judge or metric agree with people (`judge`), or how well
+    does each extractor tell subjects apart (`identity`)?
 
     `architectures` trains and judges many students of the small world, at equal steps and at equal compute.
-    `curators` lets curators judge labelled pairs. `judge` compares judges' scores with people's ratings. All
-    write `report.html`, `report.md`, CSV files and drawings; stopped at any moment, the same command goes on.
+    `curators` lets curators judge labelled pairs. `judge` compares judges' scores with people's ratings.
+    `identity` compares all pairs of pictures whose subjects are known. All write `report.html`, `report.md`,
+    CSV files and drawings; stopped at any moment, the same command goes on.
 
     Args:
-        question: which study: architectures, curators or judge.
+        question: which study: architectures, curators, judge or identity.
         out: the folder of the study.
         run: architectures: a run of the small world with judged pairs.
         base: architectures: what all students start from: "mini", a folder or a spec.
@@ -106,8 +112,8 @@ def study(
         labels: curators: what people said of a run's pairs: a file with the columns pair_id and label.
         columns: curators: names of the table's columns where they differ, such as `{label: is_same}`. judge:
             the table's columns, such as `{people: [rater_1, rater_2], group: method, scores: {gpt: [a, b]}}`,
-            or "imagenhub".
-        images: curators, judge: the folder that a table's paths start from.
+            or "imagenhub". identity: names of the table's columns where they differ.
+        images: curators, judge, identity: the folder that a table's paths start from.
         subjects: curators: a CSV file with the columns image and subject.
         hard: curators: the group of the hard negatives; one that begins with "same class" by default.
         retry_failed: curators, judge: ask again where the answer is "failed".
@@ -116,12 +122,16 @@ def study(
             that come with dsd.
         judges: judge: to be asked: names joined by commas, a list of names and specs, or `{NAME: spec}`.
             Scores that the table holds stand beside them.
+        metrics: judge: to be measured on the pictures of --images, in the same forms.
         low: judge: lowest rating of the people's scale; the lowest that was given by default.
         high: judge: highest rating of it; the highest that was given by default.
         level: judge: what people's numbers mean, for alpha: interval by default, ordinal for ImagenHub.
         repeats: judge: how often a judge is asked about each item; as often as it says itself by default.
-        resamples: curators, judge: of the bootstrap for intervals.
-        seed: curators, judge: of the bootstrap.
+        pictures: identity: a CSV file with the columns image, subject and, if you like, class.
+        extractors: identity: names joined by commas, a list, or `{NAME: spec}`, as `dsd.extractors.load`
+            takes them.
+        resamples: curators, judge, identity: of the bootstrap for intervals.
+        seed: curators, judge, identity: of the bootstrap.
         workers: processes that measure pictures.
         progress: show progress bars and the tables on stderr.
 
@@ -131,8 +141,9 @@ def study(
     """
     given = dict(locals())
     defaults = {name: p.default for name, p in inspect.signature(study).parameters.items()}
-    options = {"curators": _OF_CURATORS, "judge": _OF_JUDGES}
-    known = options.get(question, set(defaults) - (_OF_CURATORS | _OF_JUDGES) | {"batch_size", "workers"})
+    options = {"curators": _OF_CURATORS, "judge": _OF_JUDGES, "identity": _OF_IDENTITY}
+    others = frozenset().union(*options.values()) - {"batch_size", "workers"}
+    known = options.get(question, set(defaults) - others)
     foreign = [name for name in defaults if name not in known and name not in _SHARED]
     if wrong := [name for name in foreign if given[name] != defaults[name]]:
         raise ValueError(f"--{wrong[0]} is no option of `dsd study {question}`.")
@@ -145,6 +156,7 @@ def study(
         "architectures": studies.compare_architectures,
         "curators": studies.compare_curators,
         "judge": studies.compare_judges,
+        "identity": studies.compare_extractors,
     }
     own = {name: given[name] for name in defaults if name in known | {"progress"}}
     answers[question](own.pop(needed), out, **own)

@@ -14,6 +14,7 @@ from dsd import llm
 from dsd.judges import rubric_answers as answers
 from dsd.judges.base import Case, Judge, Rating
 from dsd.judges.rubric_answers import ORDERS, Order, Scored
+from dsd.judges.rubric_examples import READABLE, Example
 from dsd.judges.rubrics import Rubric
 from dsd.llm.asking import all_or_stop
 from dsd.llm.records import AnswerError, Stopped, Usage
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 Orders = Literal["reference_first", "generated_first", "both"]
 
 _NOTE_CHARS = 4000
-_READABLE = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 class RubricJudge(Judge):
@@ -102,6 +102,7 @@ class RubricJudge(Judge):
         self._schema, self._read = answers.schema(self.rubric), answers.reader(self.rubric)
         self._instructions = f"{self.rubric.text()}\n\n{llm.DATA_RULE}"
         self.fingerprint = self.rubric.fingerprint
+        self._examples = {order: self._shown_examples(order) for order in ORDERS}
         self.llm: llm.LLM = self._ask_by(model, api_base=api_base, api_key=api_key, seed=seed, **options)
         self._at_once = 2 * self.llm.concurrency + 64
         self._warned = False
@@ -162,7 +163,7 @@ class RubricJudge(Judge):
         )
 
     def _request(self, case: Case, run: int, order: Order) -> llm.Request:
-        shown = self._shown(case, order)
+        shown = [*self._examples[order], *self._shown(case, order)]
         if self.rubric.place == "system":
             messages = [llm.system(self._instructions), llm.user(*shown)]
         elif self.rubric.plan:
@@ -179,24 +180,35 @@ class RubricJudge(Judge):
             replicate=_replicate(case.key, run),
         )
 
-    def _shown(self, case: Case, order: Order) -> list[str | llm.Picture]:
+    def _shown(self, case: Case | Example, order: Order) -> list[str | llm.Picture]:
         """What the rubric looks at, each with its name; words are fenced off as data."""
         pictures = [name for name in self.rubric.shows if name in ("reference", "generated")]
         if len(pictures) == 2:
             pictures = (
                 ["reference", "generated"] if order == "reference_first" else ["generated", "reference"]
             )
-        texts = {"prompt": case.prompt, "subject": case.subject}
+        texts = {"prompt": case.prompt, "subject": "" if isinstance(case, Example) else case.subject}
         parts: list[str | llm.Picture] = []
         for name in self.rubric.shows:
             if name not in texts:
                 name = pictures.pop(0)
-                image = case.generated if name == "generated" else case.reference
+                if isinstance(case, Example):
+                    image: Image.Image | None = case.image(name)
+                else:
+                    image = case.generated if name == "generated" else case.reference
                 assert image is not None, "the case was found fit"
                 parts += [f"{name.capitalize()} picture:", self._picture(image)]
             elif texts[name].strip():
                 parts.append(llm.as_data(name, texts[name], _NOTE_CHARS))
         return parts
+
+    def _shown_examples(self, order: Order) -> list[str | llm.Picture]:
+        """The examples that have pictures, as the case is shown, each with its score."""
+        parts: list[str | llm.Picture] = []
+        for number, example in enumerate(self.rubric.shown_examples, 1):
+            told = f"{example.case.strip()} Score: {example.score}. {example.why.strip()}".strip()
+            parts += [f"Example {number}:", *self._shown(example, order), f"Example {number}: {told}"]
+        return [*parts, "Now the case that you rate:"] if parts else []
 
     def _picture(self, image: Image.Image) -> llm.Picture:
         rubric = self.rubric
@@ -219,7 +231,7 @@ class RubricJudge(Judge):
                 image.load()
             except Exception as error:  # whatever a damaged picture makes of its decoder
                 return error
-            if image.mode not in _READABLE:
+            if image.mode not in READABLE:
                 return ValueError(
                     f"The {name} has pixels of the mode {image.mode!r}, whose range is not known. Bring them "
                     "to 8 bits, such as mode 'RGB', first."

@@ -4,13 +4,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import yaml
+
+from dsd.judges.rubric_examples import Example as Example
+from dsd.judges.rubric_examples import check_examples, example_of
 
 Shown = Literal["reference", "generated", "prompt", "subject"]
 """What a rubric looks at: pictures, what was to be drawn, and what the reference shows in words, if known."""
@@ -28,21 +31,6 @@ _MOST_STEPS = 101
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """A case in words, and its score.
-
-    Attributes:
-        case: what the pictures show.
-        score: on the rubric's scale.
-        why: the reason.
-    """
-
-    case: str
-    score: int
-    why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Rubric:
     """By what pictures are rated, and how a model is asked for it.
 
@@ -56,7 +44,7 @@ class Rubric:
         advice: what else it is to bear in mind.
         copying: what is to be done about a picture that copies its reference; empty if copying is not
             penalised.
-        examples: cases and their scores.
+        examples: cases and their scores, in words or with pictures.
         form: of the answer.
         analysis: whether the judge writes an analysis before the score.
         place: where the rubric stands.
@@ -125,6 +113,11 @@ class Rubric:
         return sum(name in ("reference", "generated") for name in self.shows)
 
     @property
+    def shown_examples(self) -> list[Example]:
+        """The examples that have pictures."""
+        return [example for example in self.examples if example.has_pictures]
+
+    @property
     def fingerprint(self) -> str:
         """A hash of all of it: 16 hexadecimal characters."""
         text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
@@ -133,7 +126,7 @@ class Rubric:
     def as_dict(self) -> dict[str, Any]:
         """Its parts in JSON's own types: what `Rubric.load` takes."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        examples = [asdict(example) for example in self.examples]
+        examples = [example.as_dict() for example in self.examples]
         return plain | {
             "shows": list(self.shows),
             "criteria": dict(self.criteria),
@@ -150,9 +143,15 @@ class Rubric:
         scale = f"The score is a whole number from {self.low} (worst) to {self.high} (best)"
         meanings = "\n".join(f"- {n}: {t.strip()}" for n, t in self.scale.items() if t.strip())
         parts.append(f"{scale}:\n{meanings}" if meanings else f"{scale}.")
-        if self.examples:
-            told = (f"- {e.case.strip()} Score: {e.score}. {e.why.strip()}".strip() for e in self.examples)
+        words = [x for x in self.examples if not x.has_pictures]
+        if words:
+            told = (f"- {e.case.strip()} Score: {e.score}. {e.why.strip()}".strip() for e in words)
             parts.append("Examples:\n" + "\n".join(told))
+        if count := len(self.shown_examples):
+            parts.append(
+                f"{count} {'example' if count == 1 else 'examples'} with pictures and their right scores "
+                "come first; then comes the case that you rate. Rate that one alone."
+            )
         return "\n\n".join([*parts, self._form_in_words()])
 
     def _form_in_words(self) -> str:
@@ -180,7 +179,7 @@ class Rubric:
         if isinstance(rubric, Rubric):
             return rubric
         if isinstance(rubric, Mapping):
-            return _built(rubric, Path.cwd(), "The rubric")
+            return _built(rubric, Path.cwd(), "The rubric", of_file=False)
         return _built(*_read(rubric, Path.cwd()))
 
 
@@ -215,7 +214,7 @@ def _read(rubric: str | PathLike[str], folder: Path) -> tuple[Mapping[str, Any],
     return content, path.parent, f"The rubric {path}"
 
 
-def _built(given: Mapping[str, Any], folder: Path, what: str, depth: int = 0) -> Rubric:
+def _built(given: Mapping[str, Any], folder: Path, what: str, depth: int = 0, of_file: bool = True) -> Rubric:
     parts = dict(given)
     extended = parts.pop("extends", None)
     if extended is not None:
@@ -234,19 +233,12 @@ def _built(given: Mapping[str, Any], folder: Path, what: str, depth: int = 0) ->
             raise ValueError(f"{what} lacks the part {name!r}.")
     try:
         if isinstance(parts.get("examples"), list | tuple):
-            parts["examples"] = [_example(example) for example in parts["examples"]]
+            within = folder if of_file else None
+            parts["examples"] = [example_of(example, within) for example in parts["examples"]]
         _check_types(parts)
         return Rubric(**parts)
     except ValueError as error:
         raise ValueError(f"{what} cannot be used: {error}") from error
-
-
-def _example(given: Any) -> Example:
-    if isinstance(given, Example):
-        return given
-    if not isinstance(given, Mapping) or not {"case", "score"} <= set(given) <= {"case", "score", "why"}:
-        raise ValueError(f"An example is {{case: ..., score: ..., why: ...}}; got {given!r}.")
-    return Example(**given)
 
 
 _TEXTS = ("name", "rates", "task", "advice", "copying", "plan")
@@ -304,3 +296,4 @@ def _check_values(rubric: Rubric) -> None:
     for example in rubric.examples:
         if type(example.score) is not int or example.score not in rubric.scale:
             raise ValueError(f"An example has the score {example.score!r}, which is not on the scale.")
+    check_examples(rubric.examples, rubric.shows)

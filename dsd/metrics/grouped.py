@@ -17,6 +17,42 @@ from dsd.metrics.functional.grouped import (
 )
 
 
+def groups_of(
+    groups: Sequence[str] | None, average: Average, weights: Mapping[str, float] | None
+) -> tuple[list[str], list[float] | None]:
+    """The groups' names, all in one by default, and the weight of each, if there are weights.
+
+    Raises:
+        ValueError: as `GroupedMean`.
+    """
+    names = ["all"] if groups is None else [str(name) for name in groups]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"Give one or more groups, each once; got {names}.")
+    if strange := sorted(set(weights or {}) - set(names)):
+        raise ValueError(f"There is a weight of {strange[0]!r}, which is no group: {', '.join(names)}.")
+    shares = None if weights is None else [float(weights.get(name, 0.0)) for name in names]
+    check_rule(average, shares, len(names))
+    return names, shares
+
+
+def named_groups(known: Sequence[str], groups: Any, count: int) -> list[str]:
+    """The names of the groups of `count` items: one for each, or one for all.
+
+    Raises:
+        ValueError: if the lengths do not fit, or there is no such group.
+    """
+    if groups is None:
+        if len(known) > 1:
+            raise ValueError(f"Say which group each item is of: {', '.join(known)}.")
+        groups = known[0]
+    names = [groups] * count if isinstance(groups, str) else [str(name) for name in groups]
+    if len(names) != count:
+        raise ValueError(f"Got {len(names)} groups for {count} items; give one for each.")
+    if strange := [name for name in names if name not in known]:
+        raise ValueError(f"There is no group {strange[0]!r}. Known: {', '.join(known)}.")
+    return names
+
+
 class GroupedMean(Metric):
     """The mean of the items' values, over all and in each group; see `dsd.metrics.functional.grouped_mean`.
 
@@ -57,17 +93,9 @@ class GroupedMean(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.groups = ["all"] if groups is None else [str(name) for name in groups]
-        if not self.groups or len(set(self.groups)) != len(self.groups):
-            raise ValueError(f"Give one or more groups, each once; got {self.groups}.")
-        if strange := sorted(set(weights or {}) - set(self.groups)):
-            raise ValueError(
-                f"There is a weight of {strange[0]!r}, which is no group: {', '.join(self.groups)}."
-            )
         if nan_policy not in NAN_POLICIES:
             raise ValueError(f"Unknown `nan_policy` {nan_policy!r}. Allowed: {', '.join(NAN_POLICIES)}.")
-        self.weights = None if weights is None else [float(weights.get(name, 0.0)) for name in self.groups]
-        check_rule(average, self.weights, len(self.groups))
+        self.groups, self.weights = groups_of(groups, average, weights)
         self.average, self.nan_policy, self.scale = average, nan_policy, float(scale)
         size = len(self.groups)
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
@@ -106,16 +134,7 @@ class GroupedMean(Metric):
         Raises:
             ValueError: if the lengths do not fit, or there is no such group.
         """
-        if groups is None:
-            if len(self.groups) > 1:
-                raise ValueError(f"Say which group each item is of: {', '.join(self.groups)}.")
-            groups = self.groups[0]
-        names = [groups] * count if isinstance(groups, str) else [str(name) for name in groups]
-        if len(names) != count:
-            raise ValueError(f"Got {len(names)} groups for {count} items; give one for each.")
-        if strange := [name for name in names if name not in self.groups]:
-            raise ValueError(f"There is no group {strange[0]!r}. Known: {', '.join(self.groups)}.")
-        return names
+        return named_groups(self.groups, groups, count)
 
     def compute(self) -> dict[str, Tensor]:
         """What `dsd.metrics.functional.grouped_mean` returns; the groups are in the order of `groups`.

@@ -11,7 +11,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from dsd.metrics.functional.gap import check_scale, on_unit_scale
 from dsd.metrics.functional.grouped import Average
 from dsd.metrics.functional.ratings import PRODUCTS, Product, cp_pf, rating_sums, score_of_sums
-from dsd.metrics.grouped import GroupedMean
+from dsd.metrics.grouped import GroupedMean, groups_of, named_groups
 from dsd.metrics.keys import check_once, hashed, joined, listed
 
 
@@ -122,10 +122,15 @@ class CPPF(Metric):
             OmniContext).
         low: lowest rating of both scales.
         high: highest rating of both scales.
+        groups: the groups' names, such as categories or subjects; all in one by default, where every
+            `average` gives the same.
+        average: "micro", "macro" or "none", as `JudgeScore`: of each side's ratings by "product_of_means", of
+            the pictures' products by the others.
+        weights: of the groups, by name, for "macro"; a group that is not named has none.
         kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if there is no such rule, or the scale goes nowhere.
+        ValueError: if there is no such rule, the scale goes nowhere, or as `JudgeScore` of groups.
 
     Example:
         >>> metric = CPPF("mean_of_products")
@@ -146,21 +151,38 @@ class CPPF(Metric):
     prompt_keys: list[Tensor]
     prompt_runs: list[Tensor]
     prompt: list[Tensor]
+    concept_groups: list[Tensor]
+    prompt_groups: list[Tensor]
 
     def __init__(
-        self, rule: Product = "product_of_means", low: float = 0.0, high: float = 4.0, **kwargs: Any
+        self,
+        rule: Product = "product_of_means",
+        low: float = 0.0,
+        high: float = 4.0,
+        groups: Sequence[str] | None = None,
+        average: Average = "micro",
+        weights: Mapping[str, float] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if rule not in PRODUCTS:
             raise ValueError(f"Unknown rule {rule!r}. Allowed: {', '.join(PRODUCTS)}.")
         check_scale(low, high)
-        self.rule, self.low, self.high = rule, low, high
+        self.rule, self.low, self.high, self.average = rule, low, high, average
+        self.groups, self.weights = groups_of(groups, average, weights)
         self._names: dict[int, str] = {}  # for messages; what came from other processes has none
         for side in ("concept", "prompt"):
-            for name in (side, f"{side}_keys", f"{side}_runs"):
+            for name in (side, f"{side}_keys", f"{side}_runs", f"{side}_groups"):
                 self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, keys: Iterable[str], concept: Any = None, prompt: Any = None, runs: Any = 0) -> None:
+    def update(
+        self,
+        keys: Iterable[str],
+        concept: Any = None,
+        prompt: Any = None,
+        runs: Any = 0,
+        groups: Any = None,
+    ) -> None:
         """Add ratings of concept preservation, of prompt following, or both, of the same pictures.
 
         Args:
@@ -168,14 +190,17 @@ class CPPF(Metric):
             concept: (n,) ratings; NaN where missing.
             prompt: (n,) ratings; NaN where missing.
             runs: the number of each one's run from 0, or one for all.
+            groups: the name of each one's group, or one for all; may be left out if there is one only.
 
         Raises:
-            ValueError: if the lengths do not fit, a rating is outside the scale, or neither is given.
+            ValueError: if the lengths do not fit, a rating is outside the scale, neither is given, or there
+                is no such group.
         """
         names = [str(key) for key in keys]
         if concept is None and prompt is None:
             raise ValueError("Give ratings of `concept`, `prompt` or both.")
         of_run = listed(runs, len(names), "runs")
+        of_group = [self.groups.index(name) for name in named_groups(self.groups, groups, len(names))]
         told = [f"{name}, run {run}" for name, run in zip(names, of_run, strict=True)]
         numbers = hashed(told).to(self.device)
         columns = {
@@ -195,12 +220,14 @@ class CPPF(Metric):
             getattr(self, side).append(column)
             getattr(self, f"{side}_keys").append(numbers)
             getattr(self, f"{side}_runs").append(torch.tensor(of_run, device=self.device))
+            getattr(self, f"{side}_groups").append(torch.tensor(of_group, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """What `dsd.metrics.functional.cp_pf` returns, for all pictures that have a rating of either kind.
 
         Raises:
-            ValueError: if a picture has two ratings of one kind and run, or a run has none that counts.
+            ValueError: if a picture has two ratings of one kind and run, or is of two groups, a run has no
+                rating that counts, or "macro" meets a group without one.
         """
         sides = (self.concept, self.prompt)
         if not all(len(side) for side in sides):
@@ -213,14 +240,30 @@ class CPPF(Metric):
             check_once(some, self._names, what)
         num_items, *places = joined(*keys)
         runs = torch.zeros(num_items, dtype=torch.int64, device=keys[0].device)
+        groups = torch.full_like(runs, -1)
         columns = []
-        for place, side, of_run in zip(places, sides, (self.concept_runs, self.prompt_runs), strict=True):
+        for place, some, side, of_run, of_group in zip(
+            places,
+            keys,
+            sides,
+            (self.concept_runs, self.prompt_runs),
+            (self.concept_groups, self.prompt_groups),
+            strict=True,
+        ):
             values = dim_zero_cat(side).double()
             column = values.new_full((num_items,), torch.nan)
             column[place] = values
             runs[place] = dim_zero_cat(of_run).long()
+            mine = dim_zero_cat(of_group).long()
+            if (other := (groups[place] >= 0) & (groups[place] != mine)).any():
+                name = self._names.get(int(some[other][0]), "one added by another process")
+                raise ValueError(f"The ratings of {name!r} are of two groups. A picture is of one.")
+            groups[place] = mine
             columns.append(column)
-        found = cp_pf(columns[0], columns[1], runs, rule=self.rule, low=0.0, high=1.0)
+        found = cp_pf(
+            columns[0], columns[1], runs, groups, rule=self.rule, low=0.0, high=1.0, average=self.average,
+            weights=self.weights, names=self.groups,
+        )  # fmt: skip
         return {name: x.float() if x.is_floating_point() else x for name, x in found.items()}
 
     def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:

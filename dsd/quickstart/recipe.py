@@ -65,14 +65,19 @@ class Recipe:
             "time_sampling": {"law": "logit_normal", "mean": 0.7, "std": 1.2},
         }
     )
-    lr: float = 3e-4
+    lr: float = 1e-4
     warmup_share: float = 0.03
     last_lr_share: float = 0.02
     batch_size: int = 32
     precision: Any = "auto"
     checkpoint_s: float = 30.0
     sampling: Mapping[str, Any] = field(
-        default_factory=lambda: {"num_inference_steps": 20, "guidance_scale": 3.5}
+        default_factory=lambda: {
+            "num_inference_steps": 20,
+            "guidance_scale": 3.5,
+            "image_guidance": 3.0,
+            "guidance_skip_steps": 0,  # whom it shows is settled in the first steps
+        }
     )
     references: int = 64
     full_minutes: float = 6.0

@@ -3,7 +3,7 @@
 `compare_architectures` trains one student for each way of conditioning and seed, on the same pairs, and asks
 which keeps a character best. `compare_curators` lets any curators judge labelled pairs, and asks how well
 they decide. `compare_judges` puts judges' and metrics' scores beside people's ratings, and asks how far they
-agree.
+agree. `compare_extractors` asks which network tells subjects apart.
 """
 
 import importlib
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dsd.studies.curators import compare_curators
     from dsd.studies.curators_pairs import Label, LabelledPairs
     from dsd.studies.folder import Cell, StudyFolder
+    from dsd.studies.identity import compare_extractors
     from dsd.studies.judge import compare_judges
     from dsd.studies.judge_ratings import RatedItems, Scores
     from dsd.studies.tables import Column, Table
@@ -29,6 +30,7 @@ __all__ = [
     "Table",
     "compare_architectures",
     "compare_curators",
+    "compare_extractors",
     "compare_judges",
 ]
 
@@ -43,6 +45,7 @@ _MODULE_OF_NAME = {
     "Table": "tables",
     "compare_architectures": "architectures",
     "compare_curators": "curators",
+    "compare_extractors": "identity",
     "compare_judges": "judge",
 }
 

@@ -45,35 +45,52 @@ def members(registry: Registry[T], given: Any, base: type[T]) -> list[tuple[Name
 
     Args:
         registry: of the family.
-        given: names joined by commas; a list of names, specs and objects; or `{NAME: spec}`, which says what
-            each is called. Without that a member is called by its spec.
+        given: as `named_specs` takes it; without a name a member is called by its spec.
         base: the class of the family.
 
     Raises:
         ValueError: if there is none, or two have one name.
         LookupError, TypeError: if a spec stands for no member.
     """
-    if isinstance(given, str):
-        given = [name.strip() for name in given.split(",") if name.strip()]
-    if isinstance(given, base) or (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
-        given = [given]
-    pairs = list(given.items()) if isinstance(given, Mapping) else [("", x) for x in given]
     found = []
-    for name, spec in pairs:
+    for name, spec in named_specs(given, base):
         member = registry.create(spec)
         plain: dict[str, Any] = json.loads(json.dumps(what(registry.spec(member))))
         kept = plain | ({"fingerprint": member.fingerprint} if member.fingerprint else {})
         named = Named(name=str(name) or name_of(plain), spec=kept, made_here=member is not spec)
         found.append((named, member))
-    files = [named.file.lower() for named, _ in found]
-    twice = next((named.name for named, _ in found if files.count(named.file.lower()) > 1), None)
+    check_names([named for named, _ in found], base.__name__.lower())
+    return found
+
+
+def named_specs(given: Any, base: type) -> list[tuple[str, Any]]:
+    """Names and specs; an empty name where none is given.
+
+    Args:
+        given: names joined by commas; a list of names, specs and objects; one of them; or `{NAME: spec}`.
+        base: the class of objects.
+    """
+    if isinstance(given, str):
+        given = [name.strip() for name in given.split(",") if name.strip()]
+    if isinstance(given, base) or (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
+        given = [given]
+    return list(given.items()) if isinstance(given, Mapping) else [("", x) for x in given]
+
+
+def check_names(found: Sequence[Named], noun: str) -> None:
+    """Whether there are members, with names that no two share.
+
+    Raises:
+        ValueError: if not.
+    """
+    files = [named.file.lower() for named in found]
+    twice = next((named.name for named in found if files.count(named.file.lower()) > 1), None)
     if not found or twice is not None:
-        noun = base.__name__.lower()
-        problem = f"There is no {noun}" if not found else f"Two {noun}s are called {twice!r}"
+        many = " or ".join(f"{part}s" for part in noun.split(" or "))
+        problem = f"There is no {noun}" if not found else f"Two {many} are called {twice!r}"
         raise ValueError(
             f"{problem}. Give a list of specs, or {{NAME: spec}} with a name of its own for each."
         )
-    return found
 
 
 def name_of(spec: Mapping[str, Any]) -> str:

@@ -11,9 +11,10 @@ from rich.console import Console
 from dsd.data.atomic import lock, make_folder, sweep_temporary
 from dsd.metrics.functional.agreement import Level, check_level
 from dsd.quiet import quiet_loading
-from dsd.studies.entries import check_specs
+from dsd.studies.entries import check_names, check_specs
 from dsd.studies.folder import StudyFolder
 from dsd.studies.judge_asking import JudgeEntry, JudgesLike, TimedRating, ask_missing, judge_entries
+from dsd.studies.judge_metrics import MetricsLike, check_shown, metric_entries
 from dsd.studies.judge_ratings import EMBEDDED, RatedItems, Scores, of_imagenhub, of_table
 from dsd.studies.judge_report import JudgeReport
 from dsd.studies.judge_results import PEOPLE, JudgeResults, JudgeScores
@@ -27,6 +28,7 @@ def compare_judges(
     out: str | PathLike[str],
     judges: JudgesLike | None = None,
     *,
+    metrics: MetricsLike | None = None,
     columns: str | Mapping[str, Any] | None = None,
     images: str | PathLike[str] | None = None,
     low: float | None = None,
@@ -39,10 +41,11 @@ def compare_judges(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Compare judges, or scores that are known, with what people said, and write a report.
+    """Compare judges, metrics, or scores that are known, with what people said, and write a report.
 
-    Ratings of judges that are asked are kept as they come. Called again for the same folder it asks only for
-    what is missing, so that judges can be added one by one, and one that was stopped goes on.
+    Ratings of judges that are asked, and what metrics measure, are kept as they come. Called again for the
+    same folder it asks only for what is missing, so that judges and metrics can be added one by one, and one
+    that was stopped goes on.
 
     Args:
         ratings: a CSV or Parquet file, a row an item; "imagenhub", ratings of 300 pictures that come with
@@ -51,16 +54,20 @@ def compare_judges(
         judges: that are to be asked, of the family `dsd.judges`: names joined by commas; a list of names,
             specs and objects; or `{NAME: spec}`, which says what each is called. Scores that the table holds
             stand beside them, and come first.
+        metrics: that are to be measured on the pictures, of the family `dsd.metrics`, in the same forms; they
+            come last. In a spec, `range: [low, high]` are the values that stand for the ends of people's
+            scale.
         columns: the table's columns, see `dsd.studies.judge_ratings.of_table`; "imagenhub" for a file in the
             layout of the ratings that come with dsd.
-        images: the folder that pictures' files start from.
+        images: the folder that pictures' files start from; for ImagenHub's ratings its folder
+            `ImagenHub_Subject-Driven_IG`.
         low: lowest rating of the people's scale; the lowest that was given by default.
         high: highest rating of it; the highest that was given by default.
         level: what people's numbers mean: "ordinal", "interval", "nominal" or "ratio". By default "interval",
             as DreamBench++ has it; "ordinal" for ImagenHub, as there.
         repeats: how often a judge is asked about each item; as often as it says itself by default (a rubric
             has `runs`). Its score is the mean.
-        batch_size: how many items a judge is given at once.
+        batch_size: how many items a judge or metric is given at once.
         retry_failed: ask again for ratings that are "failed".
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -72,8 +79,10 @@ def compare_judges(
     Raises:
         FileNotFoundError: if there is no such table, or a folder of pictures is missing.
         ValueError: if the table cannot be used, there is nothing to compare, the folder was begun with other
-            ratings, a judge's name stands for another spec in it, or a number is below 1.
-        LookupError, TypeError: if a spec stands for no judge.
+            ratings, a name stands for another spec in it, a metric needs what the table does not name, or a
+            number is below 1.
+        LookupError, TypeError: if a spec stands for no judge or metric.
+        Exception: of a metric, where it cannot measure at all: weights that are not there, say.
         LockedError: if another study goes on in the folder.
     """
     for name, value in {"repeats": repeats, "batch_size": batch_size, "resamples": resamples}.items():
@@ -81,14 +90,20 @@ def compare_judges(
             raise ValueError(f"`{name}` must be at least 1; got {value}.")
     items = rated_items(ratings, columns=columns, images=images, low=low, high=high, level=level)
     asked = judge_entries(judges) if judges is not None else []
+    if metrics is not None:
+        measured = metric_entries(metrics)
+        check_shown(measured, items)
+        asked += measured
+        check_names(asked, "judge or metric")
     if not asked and not items.stored:
         raise ValueError(
-            "There is nothing to compare. Give `judges`, or `columns` with {scores: {NAME: column}}."
+            "There is nothing to compare. Give `judges`, `metrics`, or `columns` with {scores: {NAME: "
+            "column}}."
         )
     taken = {PEOPLE, *items.stored}
     if twice := [entry.name for entry in asked if entry.name in taken]:
         raise ValueError(
-            f"Two rows would be called {twice[0]!r}. Give the judge another name: {{NAME: spec}}."
+            f"Two rows would be called {twice[0]!r}. Give the judge or metric another name: {{NAME: spec}}}}."
         )
     out = Path(out).expanduser()
     make_folder(out)
@@ -98,7 +113,12 @@ def compare_judges(
         study = StudyFolder(out, "judge", arguments)
         study.keep({"judges": check_specs((study.plan or {}).get("judges", {}), asked, out, "ratings")})
         found = [
-            JudgeScores(name=name, scores=scores, spec={"scores": scores.about, "range": scores.range})
+            JudgeScores(
+                name=name,
+                scores=scores,
+                spec={"scores": scores.about, "range": scores.range}
+                | ({} if scores.higher_is_better else {"higher_is_better": False}),
+            )
             for name, scores in items.stored.items()
         ]
         for entry in asked:
@@ -131,10 +151,13 @@ def rated_items(
     """
     if level is not None:
         check_level(level)
-    fixed = {"images": images, "low": low, "high": high}
+    folder = None if images is None else Path(images).expanduser()
+    fixed = {"low": low, "high": high}
     if isinstance(ratings, RatedItems):
         if given := [
-            name for name, x in {**fixed, "columns": columns, "level": level}.items() if x is not None
+            name
+            for name, x in {**fixed, "images": images, "columns": columns, "level": level}.items()
+            if x is not None
         ]:
             raise ValueError(f"`{given[0]}` goes with a table, and the ratings are none. Leave it out.")
         return ratings
@@ -143,7 +166,8 @@ def rated_items(
             raise ValueError(f"`{given[0]}` is known for ImagenHub's ratings. Leave it out.")
         if ratings == IMAGENHUB and columns not in (None, IMAGENHUB):
             raise ValueError("`columns` are known for the ratings that come with dsd. Leave them out.")
-        return of_imagenhub(EMBEDDED if ratings == IMAGENHUB else Path(ratings), level or "ordinal")
+        file = EMBEDDED if ratings == IMAGENHUB else Path(ratings).expanduser()
+        return of_imagenhub(file, level or "ordinal", folder)
     if not isinstance(columns, Mapping):
         raise ValueError(
             f"Say with `columns` what the table holds, such as {{people: [rater_1, rater_2], scores: "
@@ -152,7 +176,7 @@ def rated_items(
     return of_table(
         Path(ratings).expanduser(),
         columns,
-        images=None if images is None else Path(images).expanduser(),
+        images=folder,
         low=low,
         high=high,
         level=level or "interval",
@@ -165,7 +189,17 @@ def _scores_of(entry: JudgeEntry, items: RatedItems, said: Mapping[str, list[Tim
         given = [x.rating.value for x in said[key] if x.rating.value is not None]
         if given:
             values[i] = sum(given) / len(given)
-    scores = Scores(values=values, range=(entry.judge.low, entry.judge.high), about=entry.judge.rubric_name)
+    if entry.range is not None and ((values < entry.range[0]) | (values > entry.range[1])).any():
+        raise ValueError(
+            f"{entry.name} gave {np.nanmin(values):g} to {np.nanmax(values):g}, which leaves its range from "
+            f"{entry.range[0]:g} to {entry.range[1]:g}. Give another `range`; nothing is measured again."
+        )
+    scores = Scores(
+        values=values,
+        range=entry.range,
+        about=entry.judge.rubric_name,
+        higher_is_better=entry.higher_is_better,
+    )
     return JudgeScores(
         name=entry.name, scores=scores, spec=entry.spec, said=[x for some in said.values() for x in some]
     )

@@ -34,9 +34,15 @@ class JudgeEntry(Named):
 
     Attributes:
         judge: the object.
+        range: the scores that stand for the ends of the people's scale; None where no scale is known.
+        higher_is_better: whether a high score is to stand for a high rating.
+        repeats: whether it may say something else when it is asked again.
     """
 
     judge: Judge
+    range: tuple[float, float] | None
+    higher_is_better: bool = True
+    repeats: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,13 @@ def judge_entries(judges: JudgesLike) -> list[JudgeEntry]:
         LookupError, TypeError: if a spec stands for no judge.
     """
     return [
-        JudgeEntry(judge=judge, name=named.name, spec=named.spec, made_here=named.made_here)
+        JudgeEntry(
+            judge=judge,
+            name=named.name,
+            spec=named.spec,
+            made_here=named.made_here,
+            range=(judge.low, judge.high),
+        )
         for named, judge in members(families.registry, judges, Judge)
     ]
 
@@ -85,7 +97,8 @@ def ask_missing(
         folder: of the study.
         entry: the judge.
         items: all items, with their pictures.
-        runs: how often each is to be rated; as often as the judge says by default.
+        runs: how often each is to be rated; as often as the judge says by default, and where it does not
+            repeat.
         batch_size: how many items it is given at once.
         retry_failed: ask again for ratings that are "failed".
         progress: show a progress bar on stderr.
@@ -102,7 +115,8 @@ def ask_missing(
             f"{entry.name} is to look at pictures, but the ratings name none. Say with `columns` where "
             "they are, such as {generated: image, reference: subject_image, prompt: prompt}."
         )
-    table, runs = ratings_of(folder, entry), entry.judge.runs if runs is None else runs
+    table = ratings_of(folder, entry)
+    runs = entry.judge.runs if runs is None or not entry.repeats else runs
     wanted = {_id(key, run) for key in items.keys for run in range(runs)}
     entry.judge.keep_answers(folder / "answers.sqlite")
     try:

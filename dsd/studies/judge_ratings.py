@@ -10,25 +10,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from dsd.judges import Case
 from dsd.metrics.functional.agreement import Level
-from dsd.studies.reading import check_inside, open_picture, table_rows
+from dsd.studies.judge_columns import COMBINE, ONE, PICTURES, checked, names_in
+from dsd.studies.judge_pictures import columns_in, loader
+from dsd.studies.reading import table_rows
 
 Column = Float[np.ndarray, " items"]
 
 MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "-"})
-COMBINE: Mapping[str, Callable[[Float[np.ndarray, "columns items"]], Column]] = {
-    "min": lambda table: table.min(0),
-    "mean": lambda table: table.mean(0),
-    "product": lambda table: table.prod(0),
-    "geometric": lambda table: table.prod(0) ** (1 / len(table)),
-}
-"""How several columns become one score; it is missing where one of them is."""
-
-_ONE = ("group", "subject", "generated", "reference", "prompt")
-_KEYS = ("item", "people", "scores", *_ONE)
 _MAX_FILE_BYTES = 500 * 2**20
 _SAMPLES_A_SUBJECT = 5
 
@@ -48,6 +39,9 @@ IMAGENHUB: Mapping[str, Any] = {
 """The columns of ratings in the layout of `dsd/studies/imagenhub/ratings.csv`: people's semantic consistency,
 beside the lower of a judge's two scores, as VIEScore compares them."""
 
+IMAGENHUB_PICTURES: Mapping[str, str] = {"generated": "{method}/{sample}", "reference": "input/{sample}"}
+"""Where the pictures are in the folder `ImagenHub_Subject-Driven_IG` that ImagenHub shows them from."""
+
 EMBEDDED = Path(__file__).with_name("imagenhub") / "ratings.csv"
 
 
@@ -60,11 +54,14 @@ class Scores:
         range: the scores that stand for the ends of the people's scale; None where no scale is known: then
             the lowest and the highest score that it gave.
         about: where they are from.
+        higher_is_better: whether people should rate what has a high one highly; else scores are turned round
+            before they are compared with people's.
     """
 
     values: Column
     range: tuple[float, float] | None = None
     about: str = ""
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,8 @@ class RatedItems:
         high: highest rating of it.
         level: what their numbers mean.
         stored: scores by the names of judges and metrics.
-        load: pictures of some items, by key, for judges that are asked; None if there are none.
+        load: pictures of some items, by key, for judges that are asked and metrics; None if there are none.
+        shows: what `load` gives of an item, beside the key: "generated", "reference", "truth", "prompt".
         units: what intervals are over, for the report.
     """
 
@@ -97,6 +95,7 @@ class RatedItems:
     level: Level = "interval"
     stored: Mapping[str, Scores]
     load: Callable[[Collection[str]], Iterator[Case]] | None = None
+    shows: Collection[str] = ("generated", "reference", "prompt")
     units: str = "items"
 
     @property
@@ -122,8 +121,9 @@ def of_table(
         path: the file.
         columns: its columns: `people`, those of the raters; `item`, one or several that name the item
             together (by default the row's number); `group`; `subject`; `scores`, `{NAME: column}` or
-            `{NAME: {columns: [...], combine: min, range: [0, 10]}}`; and for judges that are to be asked the
-            pictures' files `generated` and `reference`, and `prompt`.
+            `{NAME: {columns: [...], combine: min, range: [0, 10], higher_is_better: true}}`; and for judges
+            that are to be asked and metrics the pictures' files `generated`, `reference` (one or several) and
+            `truth`, each a column or made of columns, such as "{method}/{sample}"; and `prompt`.
         images: the folder that files start from; by default `images` beside the table, or the table's own.
         low: lowest rating of the people's scale; the lowest that was given by default.
         high: highest rating of it; the highest that was given by default.
@@ -138,9 +138,11 @@ def of_table(
         raise FileNotFoundError(f"There are no ratings in {path}: no such file. Check the path.")
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_FILE_BYTES:,} are read.")
-    asked = _checked(columns)
-    wanted = [*asked["item"], *asked["people"], *(asked[key] for key in _ONE if asked[key])]
+    asked = checked(columns)
+    wanted = [*asked["item"], *asked["people"], *(asked[key] for key in ONE if asked[key])]
     wanted += [name for score in asked["scores"].values() for name in score["columns"]]
+    shows = [key for key in (*PICTURES, "prompt") if asked[key]]
+    wanted += [x for key in PICTURES for pattern in names_in(asked[key]) for x in columns_in(pattern)]
     rows = [row for _, row in table_rows(path, wanted)]
     if not rows:
         raise ValueError(f"{path} has no rows.")
@@ -172,12 +174,13 @@ def of_table(
         high=ends[1],
         level=level,
         stored={name: _scores(path, rows, spec) for name, spec in asked["scores"].items()},
-        load=_loader(path, rows, keys, asked, images) if asked["generated"] else None,
+        load=loader(path, rows, keys, asked, images) if asked["generated"] else None,
+        shows=shows,
         units="subjects" if column else "items",
     )
 
 
-def of_imagenhub(path: Path = EMBEDDED, level: Level = "ordinal") -> RatedItems:
+def of_imagenhub(path: Path = EMBEDDED, level: Level = "ordinal", images: Path | None = None) -> RatedItems:
     """Ratings in the layout of the embedded ones, `IMAGENHUB`: people's scale is 0, 0.5 and 1.
 
     The samples are five prompts for each of 30 subjects, in order, and both methods drew all of them.
@@ -185,11 +188,13 @@ def of_imagenhub(path: Path = EMBEDDED, level: Level = "ordinal") -> RatedItems:
     Args:
         path: the file; the embedded one by default.
         level: what people's numbers mean; ImagenHub takes them for an order.
+        images: ImagenHub's folder of pictures, `input` and one for each method; None if it is not there.
 
     Raises:
         FileNotFoundError, ValueError: as `of_table`, and if a sample has no number.
     """
-    found = of_table(path, IMAGENHUB, low=0.0, high=1.0, level=level)
+    columns = IMAGENHUB if images is None else {**IMAGENHUB, **IMAGENHUB_PICTURES}
+    found = of_table(path, columns, images=images, low=0.0, high=1.0, level=level)
     numbers = [re.search(r"(\d+)\D*$", key) for key in found.keys]
     if None in numbers:
         raise ValueError(
@@ -198,36 +203,6 @@ def of_imagenhub(path: Path = EMBEDDED, level: Level = "ordinal") -> RatedItems:
     subjects = [f"subject {int(match[1]) // _SAMPLES_A_SUBJECT}" for match in numbers if match is not None]
     fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
     return RatedItems(**{**fields, "source": "ImagenHub", "subjects": subjects, "units": "subjects"})
-
-
-def _checked(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """`columns` in full."""
-    if strange := sorted(set(columns) - set(_KEYS)):
-        raise ValueError(f"`columns` names {strange[0]!r}. Allowed: {', '.join(_KEYS)}.")
-    if not columns.get("people"):
-        raise ValueError("`columns` does not say which columns are people's: {people: [rater_1, rater_2]}.")
-    found: dict[str, Any] = {key: str(columns.get(key) or "") for key in _ONE}
-    found["item"], found["people"] = _names(columns.get("item") or []), _names(columns["people"])
-    found["scores"] = {}
-    for name, spec in dict(columns.get("scores") or {}).items():
-        given = dict(spec) if isinstance(spec, Mapping) else {"columns": spec}
-        if strange := sorted(set(given) - {"columns", "combine", "range"}):
-            raise ValueError(f"The score {name!r} names {strange[0]!r}. Allowed: columns, combine, range.")
-        combine, ends = given.get("combine", "min"), given.get("range")
-        if combine not in COMBINE:
-            raise ValueError(f"The score {name!r}: combine is one of {', '.join(COMBINE)}; got {combine!r}.")
-        if ends is not None and (len(ends) != 2 or not float(ends[0]) < float(ends[1])):
-            raise ValueError(f"The score {name!r}: a range goes from low up to high; got {ends!r}.")
-        found["scores"][str(name)] = {
-            "columns": _names(given.get("columns") or name),
-            "combine": combine,
-            "range": None if ends is None else (float(ends[0]), float(ends[1])),
-        }
-    return found
-
-
-def _names(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else [str(name) for name in given]
 
 
 def _numbers(path: Path, rows: Sequence[Mapping[str, str]], name: str) -> Column:
@@ -270,38 +245,6 @@ def _scores(path: Path, rows: Sequence[Mapping[str, str]], spec: Mapping[str, An
             f"range from {ends[0]:g} to {ends[1]:g}."
         )
     about = names[0] if len(names) == 1 else f"{combine} of {' and '.join(names)}"
-    return Scores(values=values, range=ends, about=f"column {about}")
-
-
-def _loader(
-    path: Path,
-    rows: Sequence[Mapping[str, str]],
-    keys: Sequence[str],
-    asked: Mapping[str, Any],
-    images: Path | None,
-) -> Callable[[Collection[str]], Iterator[Case]]:
-    folder = images or next(x for x in (path.parent / "images", path.parent) if x.is_dir())
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} with the pictures of {path}. Give `images`.")
-
-    def picture(row: Mapping[str, str], side: str, key: str) -> Image.Image:
-        name = row[asked[side]]
-        try:
-            check_inside(folder, name)
-            return open_picture(folder / name)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"The {side} picture {name!r} of {key!r} in {folder}: {error}") from error
-
-    def load(wanted: Collection[str]) -> Iterator[Case]:
-        chosen = set(wanted)
-        for key, row in zip(keys, rows, strict=True):
-            if key in chosen:
-                yield Case(
-                    key=key,
-                    generated=picture(row, "generated", key),
-                    reference=picture(row, "reference", key) if asked["reference"] else None,
-                    prompt=row[asked["prompt"]] if asked["prompt"] else "",
-                    subject=row[asked["subject"]] if asked["subject"] else "",
-                )
-
-    return load
+    return Scores(
+        values=values, range=ends, about=f"column {about}", higher_is_better=spec["higher_is_better"]
+    )

@@ -26,11 +26,14 @@ def on_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def scaled(scores: Scores) -> Column:
-    """A judge's scores from 0 to 1, by its range; by the lowest and highest that it gave if it has none."""
+    """A judge's scores from 0 to 1, by its range; by the lowest and highest that it gave if it has none. 1 is
+    always the best.
+    """
     ends = scores.range or (float(np.nanmin(scores.values)), float(np.nanmax(scores.values)))
     if not ends[0] < ends[1]:
         return np.where(np.isnan(scores.values), np.nan, 0.0)
-    return on_unit(scores.values, *ends)
+    unit = on_unit(scores.values, *ends)
+    return unit if scores.higher_is_better else 1 - unit
 
 
 def mean_of(people: Raters) -> Column:

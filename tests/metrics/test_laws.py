@@ -1,11 +1,14 @@
 """What must hold of the metrics' formulas whatever the pictures are; and their errors."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dsd import metrics
 from dsd.metrics import functional as f
@@ -225,6 +228,48 @@ def test_samples_are_the_same_by_name_or_number_in_every_process():
 
 
 # Diversity
+
+
+def test_a_distance_of_strangers_is_asked_for_every_pair_of_a_prompt():
+    """The structural similarity of torchmetrics, which is asked for pictures of one size at a time."""
+    asked = []
+
+    def tensor(images):
+        return torch.stack([torch.from_numpy(np.array(x)).permute(2, 0, 1) / 255 for x in images])
+
+    def unlike(one, other):
+        assert {image.mode for image in [*one, *other]} == {"RGB"}
+        asked.append(len(one))
+        return 1 - structural_similarity_index_measure(
+            tensor(one), tensor(other), data_range=1.0, reduction="none"
+        )
+
+    noise = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    grey = [Image.fromarray(x).convert("L") for x in noise[3:]]
+    sets = [[Image.fromarray(x) for x in noise[:3]], [*grey, None]]
+    metric = metrics.IntraPromptDiversity(distance=unlike, groups=["a", "b"], average="none")
+    metric.update(sets[:1], "a")
+    metric.update(sets[1:], "b")
+    wanted = []
+    for some in sets:
+        rgb = [image.convert("RGB") for image in some if image is not None]
+        wanted.append(np.mean([unlike([a], [b]).item() for a, b in itertools.combinations(rgb, 2)]))
+    found = metric.compute()
+    assert asked[:2] == [3, 1]
+    assert found["score_by_group"].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert metric.extractor is not None
+    merged = metrics.IntraPromptDiversity(distance=unlike, groups=["a", "b"], average="none")
+    merged.merge_state(metric)
+    assert merged.compute()["score_by_group"].tolist() == found["score_by_group"].tolist()
+
+
+def test_a_distance_that_cannot_measure_is_said():
+    for wrong, message in (
+        (lambda a, b: [float("nan")] * len(a), "1 of 1 values are missing"),
+        (lambda a, b: 0.5, "gave 1 numbers for 3 pairs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.IntraPromptDiversity(distance=wrong).update([[Image.new("RGB", (4, 4))] * 3])
 
 
 def test_another_distance_and_prompts_with_too_few_pictures():

@@ -133,7 +133,10 @@ def group_tables(comparison: Comparison) -> list[Grid]:
                 figures: Mapping[str, Figure] = getattr(method.figures[name], kind)
                 cells = [figure_cell(figures[key], total) for key, total in groups.items()]
                 rows.append([Cell(text=method.label), *cells])
-            heads = [("Method", ""), *((key, f"{total} pictures") for key, total in groups.items())]
+            heads = [
+                ("Method", ""),
+                *((key, f"{total} picture{'s' if total != 1 else ''}") for key, total in groups.items()),
+            ]
             found.append(Grid(title=f"{title}: {column.title}", text="", heads=heads, rows=rows))
     return found
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsd.metrics.functional.gap import check_scale, on_unit_scale
-from dsd.metrics.functional.grouped import Average, group_numbers, group_sums, mean_of_sums
+from dsd.metrics.functional.grouped import Average, check_rule, group_numbers, group_sums, mean_of_sums
 
 Product = str
 """`product_of_means`: of all CP and of all PF, as DreamBench++; `mean_of_products`: picture by picture;
@@ -147,10 +147,14 @@ def cp_pf(
     concept: Any,
     prompt: Any,
     runs: Any = None,
+    groups: Any = None,
     *,
     rule: Product = "product_of_means",
     low: float = 0.0,
     high: float = 4.0,
+    average: Average = "micro",
+    weights: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """Concept preservation and prompt following as one number, by a stated rule.
 
@@ -161,18 +165,26 @@ def cp_pf(
         concept: (n,) ratings of concept preservation; NaN where missing.
         prompt: (n,) ratings of prompt following of the same pictures; NaN where missing.
         runs: (n,) number of each one's run, from 0; all in one by default.
+        groups: (n,) number of each one's group, from 0; all in one by default, where every `average` gives
+            the same.
         rule: see `Product`. By "product_of_means" each side counts all its ratings, and the means over runs
             are multiplied; by the others only pictures with both ratings count.
         low: lowest rating of both scales.
         high: highest rating of both scales.
+        average: "micro", "macro" or "none", see `dsd.metrics.functional.grouped_mean`: of each side's
+            ratings by "product_of_means", of the pictures' products by the others.
+        weights: of the groups, for "macro"; all alike by default.
+        names: of the groups, which are then all that there are; for messages.
 
     Returns:
-        `cp_pf`, and `std` over runs (NaN with one); the sides' own means `cp` and `pf`; `n`, pictures with
-        both ratings, over all runs; `missing_cp`, `missing_pf`, and `runs`.
+        `cp_pf`, and `std` over runs (NaN with one); the sides' own means `cp` and `pf`; all four (groups,)
+        for "none", else one number. The first three `..._by_group`, NaN for a group without a rating in a
+        run. `n`, pictures with both ratings, over all runs, and `n_by_group`; `missing_cp`, `missing_pf`, and
+        `runs`.
 
     Raises:
-        ValueError: if the lengths differ, a rating is outside the scale, there is no such rule, or a run has
-            no rating that counts.
+        ValueError: if the lengths differ, a rating is outside the scale, there is no such rule, a run has no
+            rating that counts, the weights do not fit, or "macro" meets a group without a rating that counts.
 
     Example:
         >>> for rule in PRODUCTS:
@@ -192,29 +204,47 @@ def cp_pf(
             f"Got {len(first)} ratings of concept preservation and {len(second)} of prompt following; give "
             "one of each a picture."
         )
-    of_run = group_numbers(runs, len(first), first.device)
-    means = [_means(x, of_run) for x in (first, second)]
-    by_run = means[0] * means[1]
-    score, std = over_runs(by_run)
+    of_run, of_group = (group_numbers(x, len(first), first.device) for x in (runs, groups))
+    size = len(names) if names is not None else (int(of_group.max()) + 1 if len(of_group) else 1)
+    check_rule(average, weights, size)
+    shape = (int(of_run.max()) + 1 if len(of_run) else 1, size)
+
+    def means(values: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+        """Of each run, and of each run and group."""
+        sums, counts, gone = rating_sums(values, of_group, of_run, low=0, high=1, shape=shape)
+        found = [
+            mean_of_sums(
+                *(x[run] for x in (sums, counts, gone)), average=average, weights=weights, names=names
+            )
+            for run in _runs_with_ratings(counts)
+        ]
+        score, by_group = (torch.stack([x[name] for x in found]) for name in ("score", "score_by_group"))
+        return score, by_group
+
+    sides = [means(x) for x in (first, second)]
+    (cp, cp_by_group), (pf, pf_by_group) = ((score.mean(0), by_group.mean(0)) for score, by_group in sides)
     if rule == "product_of_means":
-        score = means[0].mean() * means[1].mean()
+        score, by_group = cp * pf, cp_by_group * pf_by_group
+        _, std = over_runs(sides[0][0] * sides[1][0])
     else:
-        each = first * second if rule == "mean_of_products" else (first * second).sqrt()
-        score, std = over_runs(_means(each, of_run))
+        products, by_run_and_group = means(
+            first * second if rule == "mean_of_products" else (first * second).sqrt()
+        )
+        score, std = over_runs(products)
+        by_group = by_run_and_group.mean(0)
     gone = [torch.isnan(x) for x in (first, second)]
+    both = ~(gone[0] | gone[1])
     return {
         "cp_pf": score,
         "std": std,
-        "cp": means[0].mean(),
-        "pf": means[1].mean(),
-        "n": (~(gone[0] | gone[1])).sum(),
+        "cp": cp,
+        "pf": pf,
+        "cp_pf_by_group": by_group,
+        "cp_by_group": cp_by_group,
+        "pf_by_group": pf_by_group,
+        "n": both.sum(),
+        "n_by_group": torch.bincount(of_group[both], minlength=size),
         "missing_cp": gone[0].sum(),
         "missing_pf": gone[1].sum(),
-        "runs": torch.tensor(len(by_run)),
+        "runs": torch.tensor(shape[0]),
     }
-
-
-def _means(values: Float[Tensor, " n"], of_run: Int[Tensor, " n"]) -> Float[Tensor, " runs"]:
-    sums, counts, _ = rating_sums(values, None, of_run, low=0, high=1)
-    _runs_with_ratings(counts)
-    return sums[:, 0] / counts[:, 0]
