@@ -40,6 +40,7 @@ import diffusers
 import lightning
 import numpy as np
 import torch
+from bars import Bar, draw
 from conditioning import BATCH, PROMPT, Side, sampling
 from measuring import Ratio, peaks, seconds, single_thread
 from PIL import Image
@@ -255,28 +256,6 @@ def start_up(run: dsd.Run, repeats: int) -> dict[str, Any]:
     return {"wall_s": statistics.median(walls), "cpu_s": statistics.median(cpus), "limit_s": START_UP_S}
 
 
-def plot(rows: list[Row], file: Path) -> None:
-    """All ratios as bars, each with its limit."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(rows) + 0.9))
-    for i, row in enumerate(reversed(rows)):
-        color = "tab:blue" if row.unit == "s" else "tab:gray"
-        axes.barh(i, row.found.ratio, color=color, height=0.6)
-        axes.text(row.found.ratio + 0.02, i, f"{row.found.ratio:.2f}", va="center")
-        if row.limit is not None:
-            axes.plot([row.limit] * 2, [i - 0.42, i + 0.42], color="tab:red", linewidth=2)
-    axes.set_yticks(range(len(rows)), [row.what for row in reversed(rows)])
-    axes.set_xlabel("ratio: blue time, grey memory; red: at most")
-    axes.set_xlim(0, max(row.found.ratio for row in rows) * 1.15)
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
-
-
 def main() -> None:
     """Measure, print a table, write JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -317,7 +296,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     ratios = [{"what": r.what, "limit": r.limit, "kept": r.kept, **asdict(r.found)} for r in rows]
     arguments.out.write_text(json.dumps({**about, "ratios": ratios}, indent=2) + "\n")
-    plot(rows, arguments.out.with_suffix(".png"))
+    bars = [Bar(row.what, row.found.ratio, row.limit, row.unit) for row in rows]
+    draw(bars, arguments.out.with_suffix(".png"))
     console.print(f"Written to {arguments.out} and its .png.")
 
 

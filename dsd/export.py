@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dsd import backbones
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone
 from dsd.backbones.lora import adapter_state, merged_state
+from dsd.backbones.origin import is_local
 from dsd.conditioning.base import Conditioning
 
 CARD = "dsd.json"
@@ -80,3 +82,49 @@ def plain_copy(denoiser: nn.Module) -> Any:
     missing, _ = plain.load_state_dict(merged_state(denoiser), strict=False, assign=True)
     assert not missing, missing
     return plain
+
+
+def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card for others: where folders lie on this machine is left out, what they are called stays.
+
+    A base that is a folder becomes `"base": None` and `"base_folder"`, its name; see `base_of`.
+    """
+    public = {**card, "conditioning": _without_places(card["conditioning"])}
+    base = card["base"]
+    places = [base] if isinstance(base, str) else [(base or {}).get(key) for key in ("denoiser", "base")]
+    for place in places:
+        if place and is_local(str(place)):
+            return {**public, "base": None, "base_folder": _name(str(place))}
+    return public
+
+
+def base_of(card: Mapping[str, Any], folder: str | Path) -> Any:
+    """The base that a card names, as `backbones.load` takes it.
+
+    Raises:
+        FileNotFoundError: if it names none that others could have.
+    """
+    if card.get("base"):
+        return card["base"]
+    told = card.get("base_folder")
+    known = f"was a folder {told!r} of whoever exported it" if told else "is not named"
+    raise FileNotFoundError(
+        f"{str(folder)!r} needs its base, which {known}. Pass base=, a folder, a Hub id or 'mini': the model "
+        "that it was trained from."
+    )
+
+
+def _without_places(value: Any) -> Any:
+    """A spec with the names of folders instead of their paths."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(x) for x in value]
+    if not isinstance(value, str):
+        return value
+    kind, prefix, place = value.rpartition("local-dir:")
+    return f"{kind}{prefix}{_name(place)}" if prefix or is_local(value) else value
+
+
+def _name(place: str) -> str:
+    return Path(place.replace("\\", "/")).expanduser().resolve().name

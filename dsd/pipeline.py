@@ -1,26 +1,21 @@
 """Inference in the manner of diffusers: a reference and a prompt in, pictures out."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
-from dsd import backbones
 from dsd import conditioning as conditionings
 from dsd.backbones.base import Backbone, Latents, Reference, ReferencePixels, Text
 from dsd.conditioning.base import Conditioning
 from dsd.controls import StockControls
-from dsd.convert.layouts import is_release
-from dsd.convert.loading import load_adapters, load_release, release_card
+from dsd.convert.loading import load_backbone, open_folder
 from dsd.export import CARD
 from dsd.guidance import Guidance
 from dsd.pixels import ImageLike, OutputType, from_pixels, read_sets
@@ -75,63 +70,37 @@ class DSDPipeline(StockControls):
         base: str | PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> "DSDPipeline":
-        """Load what `Student.save_pretrained` or `dsd convert` wrote, another stock folder with a trained
-        conditioning, or the published weights as they are (the adapters are merged in memory).
+        """Load what `Student.save_pretrained`, `dsd convert` or `dsd export` wrote, another stock folder with
+        a trained conditioning, or the published weights as they are. Adapters in a file of their own are
+        merged in memory.
 
         Args:
             folder: a folder or a Hub id.
             torch_dtype: of all weights.
             conditioning: name or spec, for folders that do not say it (those without a `dsd.json`).
             frame_size: (height, width) in pixels instead of the one in the folder.
-            base: whose autoencoder and text encoders to use, instead of the folder's own or of the base that
-                it names; for the published weights that is FLUX.1-dev.
+            base: whose autoencoder and text encoders to use, and whose denoiser for exported adapters,
+                instead of the folder's own or of the base that it names; for the published weights that is
+                FLUX.1-dev.
             local_files_only: never ask the Hub.
 
         Raises:
-            FileNotFoundError: if there is no such folder.
-            ValueError: if the conditioning is not known or does not fit the denoiser.
+            FileNotFoundError: if there is no such folder, or it needs a base that it does not name.
+            ValueError: if the conditioning is not known or does not fit the denoiser, or files are damaged or
+                of another base.
         """
-        path = Path(folder).expanduser()
-        if not path.is_dir():
-            if str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
-                raise FileNotFoundError(
-                    f"There is no folder {str(folder)!r}. Give one of Student.save_pretrained, or a Hub id."
-                )
-            path = Path(snapshot_download(str(folder), local_files_only=local_files_only))
-        card = json.loads((path / CARD).read_text()) if (path / CARD).is_file() else {}
-        released = not card and not (path / "model_index.json").is_file() and is_release(path)
-        card = release_card() if released else card
-        spec = conditioning or card.get("conditioning")
+        opened = open_folder(folder, local_files_only)
+        spec = conditioning or opened.card.get("conditioning")
         if spec is None:
             raise ValueError(
                 f"{str(folder)!r} has no {CARD}, so its conditioning is unknown. Pass conditioning=, one of "
                 f"{', '.join(conditionings.names())}."
             )
-        if card.get("components") == "none":
-            raise ValueError(
-                f"{str(folder)!r} is an export for other programs: its weights are only where others load "
-                "it. Give the student's own folder, or export it as 'diffusers'."
-            )
         method = conditionings.create(spec)
-        name = card.get("backbone", "flux")
-        origin: dict[str, Any]
-        if base is None and card.get("components", "all") == "all":
-            origin = {"name": name, "base": str(path)}
-        else:
-            given = card["base"] if base is None else str(base)
-            origin = {"base": given} if isinstance(given, str) else given
-            origin = {**origin, "name": name, "denoiser": str(path / "transformer")}
-        origin |= card.get("settings", {})
-        parts = {"parts": ("vae", "text")} if released else {}
-        options = {"dtype": torch_dtype, "local_files_only": local_files_only}
-        backbone = backbones.load({**origin, **options, **parts})
-        if released:
-            backbone.denoiser = load_release(path, torch_dtype)
+        backbone = load_backbone(opened, base, torch_dtype, local_files_only)
         assert backbone.denoiser is not None
-        if card.get("lora"):
-            load_adapters(backbone.denoiser, path)
-        method.restore(backbone.denoiser, path)
-        size = frame_size or card.get("frame_size")
+        method.restore(backbone.denoiser, opened.folder)
+        size = frame_size or opened.card.get("frame_size")
         return cls(backbone, method, None if size is None else (size[0], size[1]))
 
     def to(self, *args: Any, **kwargs: Any) -> "DSDPipeline":

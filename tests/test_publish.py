@@ -295,8 +295,6 @@ def test_networks_beside_the_denoiser_come_along(tiny_flux, tmp_path):
     student = trained(tiny_flux, {"name": "controlnet", "num_layers": 1, "num_single_layers": 1}, {"rank": 2})
     export(student, tmp_path / "out", "lora")
     assert (tmp_path / "out" / "controlnet" / "diffusion_pytorch_model.safetensors").is_file()
-    with pytest.raises(ValueError, match="only where others load it"):
-        DSDPipeline.from_pretrained(tmp_path / "out")
     alone = trained(tiny_flux, {"name": "controlnet", "num_layers": 1, "num_single_layers": 1}, train="added")
     with pytest.raises(ValueError, match=r"nothing to write as a LoRA.*controlnet"):
         export(alone, tmp_path / "none", "lora")

@@ -40,3 +40,15 @@ def folder_or_id(base: str) -> str:
             "'black-forest-labs/FLUX.1-dev', or 'mini'."
         )
     return base
+
+
+def is_local(name: str) -> bool:
+    """Whether a name of a model means a file or folder of this machine, rather than an id on the Hub or a
+    model inside dsd.
+    """
+    if name == "mini":
+        return False
+    if "://" in name:
+        return False
+    path_like = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return path_like or Path(name).exists()

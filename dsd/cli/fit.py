@@ -75,6 +75,8 @@ def fit(
         loop.fit(learner, module, ckpt_path=str(checkpoint) if resume else None)
     if loop.is_global_zero or is_sharded(learner):
         learner.save_pretrained(folder, components=components)
+    if not loop.is_global_zero:
+        return ""  # of several processes one speaks
     return f"{loop.global_step} steps in all; the student is in {folder}"
 
 

@@ -18,6 +18,7 @@ def sample(
     image: str | Sequence[str],
     prompt: str | Sequence[str],
     out: str,
+    base: str | None = None,
     num_images_per_prompt: int = 1,
     num_inference_steps: int = 28,
     guidance_scale: float | Sequence[float] = 3.5,
@@ -39,10 +40,11 @@ def sample(
     guidance has several values, all of them are drawn, and the names end on the number of their combination.
 
     Args:
-        model: the folder of a student, or a Hub id.
+        model: the folder of a student or of an export, or a Hub id.
         image: a picture of the subject; may be given several times.
         prompt: what to draw; may be given several times.
         out: the folder for the pictures.
+        base: what the student was trained from, if it is needed and not where the model says.
         num_images_per_prompt: pictures for each reference and prompt.
         num_inference_steps: steps of the sampler.
         guidance_scale: what a guidance-distilled denoiser is told; may be given several times.
@@ -88,7 +90,7 @@ def sample(
     folder = Path(out).expanduser()
     make_folder(folder)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pipe = DSDPipeline.from_pretrained(model, torch_dtype=dtype).to(where)
+    pipe = DSDPipeline.from_pretrained(model, base=base, torch_dtype=dtype).to(where)
     pipe.set_progress_bar_config(disable=not progress)
     tasks = list(product(range(len(images)), range(len(prompts)), range(len(seeds))))
     drawn: dict[tuple[int, int, int, int], Image.Image] = {}

@@ -55,8 +55,15 @@ class VisionEncoder:
         """Pixels in [-1, 1] to tokens. They pass through 8-bit pictures, so that the model's own processor
         sees what it would see in a stock pipeline.
         """
-        self.model.to(device)
+        if not _is_offloaded(self.model):  # else its hooks bring it, or a part of it at a time
+            self.model.to(device)
         return self.forward(self.prepare(from_pixels(pixels, "pil")).to(device))
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    """Whether hooks of accelerate or diffusers say where its weights are."""
+    hooks = ("_hf_hook", "_diffusers_hook")
+    return any(getattr(module, name, None) is not None for module in model.modules() for name in hooks)
 
 
 def load(spec: Spec, form: Form) -> VisionEncoder:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dsd.convert.checkpoint import Stored, read_header
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-_KEY = re.compile(r"transformer\.(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|alpha)")
+_KEY = re.compile(r"transformer\.(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|alpha)")
 _METADATA = "lora_adapter_metadata"  # where diffusers from 0.35 on keeps the adapters' configuration
 
 
@@ -27,11 +27,13 @@ class Adapter:
         down: A, (rank, in).
         up: B, (out, rank).
         scale: alpha / rank; 1 where the file has no alpha.
+        bias: what is added to the layer's bias, (out,); None for nothing.
     """
 
     down: Stored
     up: Stored
     scale: float
+    bias: Stored | None = None
 
     def merged(self, weight: Tensor) -> Tensor:
         """The layer's weight with the adapter added in float32, in the weight's dtype."""
@@ -39,12 +41,15 @@ class Adapter:
         return torch.addmm(weight.float(), up, down, alpha=self.scale).to(weight.dtype)
 
 
-def read_adapters(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Adapter]:
+def read_adapters(
+    file: Path, shapes: Mapping[str, tuple[int, ...]], biases: bool = False
+) -> dict[str, Adapter]:
     """The adapters by the names of their layers.
 
     Args:
         file: with keys `transformer.LAYER.lora_A.weight`, `.lora_B.weight` and perhaps `.alpha`.
         shapes: of the transformer's parameters by name.
+        biases: whether there may be `.lora_B.bias` too.
 
     Raises:
         ValueError: if the file is damaged, holds anything else, or does not fit the transformer.
@@ -53,7 +58,7 @@ def read_adapters(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     parts: dict[str, dict[str, Stored]] = defaultdict(dict)
     for key, stored in tensors.items():
         match = _KEY.fullmatch(key)
-        if match is None:
+        if match is None or (match["part"] == "lora_B.bias" and not biases):
             raise ValueError(
                 f"{file} holds {key!r}. Only `transformer.LAYER.lora_A.weight`, `.lora_B.weight` and "
                 "`.alpha` can be converted: give the LoRA file of the release, in the format of diffusers."
@@ -94,8 +99,15 @@ def _adapter(
     rank = down.shape[0]
     if rank != up.shape[1] or rank == 0:
         raise ValueError(f"{file} has no one rank for {module!r}: {up.shape} x {down.shape}.")
+    bias = parts.get("lora_B.bias")
+    if bias is not None and (bias.shape != up.shape[:1] or f"{module}.bias" not in shapes):
+        raise ValueError(
+            f"{file} adds a bias of {bias.shape} to {module!r}, whose bias is "
+            f"{shapes.get(f'{module}.bias', 'none')}. It belongs to another model."
+        )
     alpha = float(parts["alpha"].load()) if "alpha" in parts else _alpha(module, rank, config)
-    return Adapter(down=down, up=up, scale=alpha / (rank**0.5 if config.get("use_rslora") else rank))
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Adapter(down=down, up=up, scale=scale, bias=bias)
 
 
 def _configuration(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dsd.opening import is_file
 WEIGHTS = "diffusion_pytorch_model"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_INTEGERS = {"I32": torch.int32, "I64": torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +77,18 @@ class Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_header(file: Path, integers: bool = False) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors of a file by name, and the file's metadata. No values are read.
+
+    Args:
+        file: of safetensors.
+        integers: whether it may hold integers too, such as shapes.
 
     Raises:
         ValueError: if it is no whole safetensors file, or holds other than plain floating-point numbers.
         FileNotFoundError: if there is no such file.
     """
+    dtypes = _DTYPES | _INTEGERS if integers else _DTYPES
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
@@ -94,13 +100,13 @@ def read_header(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
             "Its download may have been cut off. Download it again."
         ) from error
     for key, (_, dtype) in found.items():
-        if dtype not in _DTYPES:
+        if dtype not in dtypes:
             raise ValueError(
-                f"{key!r} in {file} is stored as {dtype}; only {', '.join(_DTYPES)} can be converted. "
+                f"{key!r} in {file} is stored as {dtype}; only {', '.join(dtypes)} can be converted. "
                 "Give a checkpoint that is not quantised."
             )
     stored = {
-        key: Stored(file=file, key=key, shape=shape, dtype=_DTYPES[dtype])
+        key: Stored(file=file, key=key, shape=shape, dtype=dtypes[dtype])
         for key, (shape, dtype) in found.items()
     }
     return stored, metadata

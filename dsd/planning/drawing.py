@@ -21,11 +21,18 @@ _LAST_LABEL = 97
 
 
 def png(plan: Plan) -> bytes:
+    """The picture as a file's bytes."""
+    buffer = BytesIO()
+    figure(plan).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def figure(plan: Plan) -> Figure:
     """Bytes by part from the first operation of a step to its last, with the peak and what a device has."""
     timeline = plan.memory.timeline
-    figure = Figure(figsize=(9.6, 4.8), dpi=120, facecolor=_PAPER, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    drawn = Figure(figsize=(9.6, 4.8), dpi=120, facecolor=_PAPER, layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
     axes.set_facecolor(_PAPER)
     x = [100 * i / max(1, len(timeline) - 1) for i in range(len(timeline))]
     parts = [part for part in _COLOURS if plan.memory.most[part]]
@@ -66,10 +73,8 @@ def png(plan: Plan) -> bytes:
         spine.set_visible(False)
     axes.set_title(title(plan), loc="left", color=_INK, fontsize=10)
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(
+    drawn.legend(
         handles[::-1], names[::-1], loc="outside right upper", frameon=False, fontsize=8,
         labelcolor=_INK, title="GiB at the peak", title_fontsize=8,
     )  # fmt: skip
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return drawn

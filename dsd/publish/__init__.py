@@ -3,9 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -17,20 +17,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsd import export as exporting
+from dsd.backbones.origin import is_local
 from dsd.convert import convert
 from dsd.convert.adapters import LORA_FILE
-from dsd.convert.checkpoint import Entry, write_file
+from dsd.convert.checkpoint import Entry, read_json, write_file
+from dsd.convert.exports import COMFYUI_FILE, SINGLE_FILE, swapped
 from dsd.convert.folder import new_folder
+from dsd.convert.names import originals
 from dsd.pipeline import DSDPipeline
 from dsd.publish import hub, modelcard
-from dsd.publish.lora import comfyui_state, low_rank, peft_state, swapped
-from dsd.publish.names import originals
+from dsd.publish.lora import comfyui_state, low_rank, peft_state
 from dsd.publish.saved import Saved, base_tensors, open_saved
-from dsd.publish.snippets import COMFYUI_FILE, SINGLE_FILE
 from dsd.student import Student
 
 __all__ = ["Exported", "export"]
 
+_PLACES = ("_name_or_path", "name_or_path")
 Format = Literal["diffusers", "lora", "comfyui", "single_file", "release"]
 
 
@@ -100,11 +102,14 @@ def export(
     target = Path(out).expanduser().absolute()
     with _folder_of(student) as folder:
         saved = open_saved(folder)
+        if base is not None:
+            saved = replace(saved, card={**saved.card, "base": str(base)})
         size = sum(
             stored.file.stat().st_size for stored in {x.file: x for x in saved.tensors.values()}.values()
         )
         with new_folder(target, size) as new:
             _WRITERS[format](saved, new, base=base, rank=rank)
+            _forget_places(new)
             modelcard.write_card(new, saved, format, name=push or target.name, repo=push, report=report)
     num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     url = None
@@ -141,7 +146,7 @@ def _diffusers(saved: Saved, new: Path, base: Any, rank: Any) -> None:
 
 
 def _lora(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
-    state, config = peft_state(low_rank(saved, base_tensors(saved.card, base), rank))
+    state, config = peft_state(low_rank(saved, base_tensors(saved, base), rank))
     FluxPipeline.save_lora_weights(
         new, transformer_lora_layers=state, transformer_lora_adapter_metadata=config, weight_name=LORA_FILE
     )
@@ -149,7 +154,7 @@ def _lora(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
 
 
 def _comfyui(saved: Saved, new: Path, base: Any, rank: int | None) -> None:
-    state = comfyui_state(low_rank(saved, base_tensors(saved.card, base), rank), saved)
+    state = comfyui_state(low_rank(saved, base_tensors(saved, base), rank), saved)
     save_file(
         {name: x.contiguous() for name, x in state.items()}, new / COMFYUI_FILE, metadata={"format": "pt"}
     )
@@ -185,8 +190,23 @@ def _copy_beside(saved: Saved, new: Path) -> None:
     for place, path in saved.beside().items():
         (new / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, new / place)
-    card = {**saved.card, "components": "none", "lora": None}
-    (new / exporting.CARD).write_text(json.dumps(card, indent=2) + "\n")
+    _write_json(new / exporting.CARD, {**saved.card, "components": "none", "lora": None})
+
+
+def _forget_places(new: Path) -> None:
+    """Take out of an export where folders lie on this machine: of its card, and of what diffusers notes."""
+    card = new / exporting.CARD
+    if card.is_file():
+        _write_json(card, exporting.public_card(read_json(card)))
+    for file in new.glob("*/*.json"):
+        content = read_json(file)
+        places = [key for key in _PLACES if is_local(str(content.get(key) or "mini"))]
+        if places:
+            _write_json(file, {key: value for key, value in content.items() if key not in places})
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _original_entries(saved: Saved) -> list[Entry]:

@@ -3,35 +3,19 @@
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsd.convert.checkpoint import Stored
-from dsd.publish.names import originals
+from dsd.convert.exports import COMFYUI_PREFIX, LowRank, swapped
+from dsd.convert.names import originals
 from dsd.publish.saved import Saved
 
 logger = logging.getLogger(__name__)
 
-_COMFYUI = "diffusion_model."
 _ROUNDING = 2.0**-6  # of half-precision weights that adapters were merged into, relative to the largest
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowRank:
-    """W + up down, b + bias on one linear layer, which may get further input columns.
-
-    Attributes:
-        down: (rank, in).
-        up: (out, rank).
-        bias: (out,); None where the bias stays.
-    """
-
-    down: Tensor
-    up: Tensor
-    bias: Tensor | None = None
 
 
 def low_rank(saved: Saved, base: Mapping[str, Stored], rank: int | None = None) -> dict[str, LowRank]:
@@ -139,7 +123,7 @@ def comfyui_state(layers: Mapping[str, LowRank], saved: Saved) -> dict[str, Tens
         touched = [layers[part] for part in original.parts if part in layers]
         if not touched:
             continue
-        name = f"{_COMFYUI}{original.name}"
+        name = f"{COMFYUI_PREFIX}{original.name}"
         rows = [saved.tensors[f"{part}.weight"].shape[0] for part in original.parts]
         up = torch.zeros(sum(rows), sum(layer.down.shape[0] for layer in touched))
         bias = torch.zeros(sum(rows))
@@ -159,12 +143,6 @@ def comfyui_state(layers: Mapping[str, LowRank], saved: Saved) -> dict[str, Tens
         if original.parts == ("x_embedder",):
             state[f"{name}.reshape_weight"] = torch.tensor([up.shape[0], touched[0].down.shape[1]])
     return state
-
-
-def swapped(rows: Tensor) -> Tensor:
-    """The second half of the rows before the first."""
-    first, second = rows.chunk(2, dim=0)
-    return torch.cat([second, first])
 
 
 def _exact(weight: Tensor, bias: Tensor | None) -> LowRank:

@@ -10,8 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from dsd.convert.checkpoint import read_json
+from dsd.export import public_card
 from dsd.publish import snippets
-from dsd.publish.saved import Saved, base_name
+from dsd.publish.saved import Saved, public_base
 from dsd.texts import markdown_text as escaped
 
 _REPORTS = ("evaluation.json", "report.json")
@@ -86,13 +87,11 @@ def write_card(
         report: as `read_report` takes it.
     """
     rows, about, picture = ({}, "", None) if report is None else read_report(report)
-    base = base_name(saved.card)
+    base = public_base(saved.card)
     data: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "image-to-image"}
     data["tags"] = ["diffusion-self-distillation", "flux", saved.conditioning]
     data["tags"] += ["lora"] if file_format in ("lora", "comfyui") else []
-    if (
-        base.count("/") == 1 and not Path(base).expanduser().exists()
-    ):  # a Hub id, not a folder of this machine
+    if base and "/" in base:
         data["base_model"] = base
     label = "student" if "student" in rows else next(iter(rows), "")
     if rows:
@@ -113,7 +112,7 @@ def write_card(
         f"---\n{ModelCardData(**data).to_yaml()}\n---",
         f"# {escaped(name)}",
         "A text + image model: it draws the subject of a reference picture as a prompt says. It was trained "
-        f"by Diffusion Self-Distillation (https://arxiv.org/abs/2411.18616) from {_shown(base)}, "
+        f"by Diffusion Self-Distillation (https://arxiv.org/abs/2411.18616) from {_shown(saved)}, "
         f"conditioning `{saved.conditioning}`{frames}. What it was made with stands in `dsd.json`."
         if file_format != "release"
         else f"The weights of a student of `{saved.conditioning}` in the layout of the release of Diffusion "
@@ -126,7 +125,7 @@ def write_card(
     if picture is not None:
         shutil.copyfile(picture, folder / "answers.png")
         parts += ["## Pictures", "![References, and what was drawn of them](answers.png)"]
-    conditioning = json.dumps(saved.card["conditioning"])
+    conditioning = json.dumps(public_card(saved.card)["conditioning"])
     parts += ["## Made with", f"dsd {saved.card.get('dsd', '?')}; conditioning `{conditioning}`."]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -147,6 +146,7 @@ def _table(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _shown(base: str) -> str:
+def _shown(saved: Saved) -> str:
     """A base by its name; of a folder the last part alone, as its path is nobody's business."""
-    return escaped(base if base.count("/") == 1 and not Path(base).expanduser().exists() else Path(base).name)
+    card = public_card(saved.card)
+    return escaped(public_base(card) or f"a folder {card.get('base_folder', '')}".rstrip())

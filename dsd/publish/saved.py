@@ -13,7 +13,7 @@ from dsd import mini
 from dsd.convert.adapters import LORA_FILE, Adapter, read_adapters
 from dsd.convert.checkpoint import Stored, read_folder, read_json
 from dsd.convert.folder import PARTS, find
-from dsd.export import ADAPTERS, CARD
+from dsd.export import ADAPTERS, CARD, base_of, public_card
 
 _STANDARD = frozenset({*PARTS, "transformer", "image_encoder", "feature_extractor", ADAPTERS})
 
@@ -93,16 +93,21 @@ def open_saved(student: str | PathLike[str]) -> Saved:
 
 
 def base_name(card: Mapping[str, Any]) -> str:
-    """The base that a card names: a Hub id, a folder or "mini"."""
-    base = card["base"]
+    """The base that a card names: a Hub id, a folder or "mini"; empty if it names none."""
+    base = card["base"] or ""
     return str(base if isinstance(base, str) else base.get("base", ""))
 
 
-def base_tensors(card: Mapping[str, Any], base: str | PathLike[str] | None = None) -> dict[str, Stored]:
+def public_base(card: Mapping[str, Any]) -> str | None:
+    """The base under a name by which others load it: a Hub id or "mini"; None for a folder."""
+    return base_name(public_card(card)) or None
+
+
+def base_tensors(saved: Saved, base: str | PathLike[str] | None = None) -> dict[str, Stored]:
     """The transformer's tensors of the base that a student was trained from.
 
     Args:
-        card: the student's.
+        saved: the student.
         base: where it is now, if it is not where the card says: a folder, a Hub id or "mini".
 
     Raises:
@@ -110,8 +115,10 @@ def base_tensors(card: Mapping[str, Any], base: str | PathLike[str] | None = Non
         LookupError: if the Hub does not give it.
         ValueError: if a file is damaged.
     """
-    if base is None and not isinstance(card["base"], str) and card["base"].get("denoiser"):
-        return read_folder(find(card["base"]["denoiser"], ["*.json", "*.safetensors"]))
+    card = saved.card
+    named = None if base is not None else base_of(card, saved.folder)
+    if isinstance(named, Mapping) and named.get("denoiser"):
+        return read_folder(find(named["denoiser"], ["*.json", "*.safetensors"]))
     given = base_name(card) if base is None else str(base)
     try:
         folder = (

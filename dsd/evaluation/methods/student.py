@@ -119,7 +119,7 @@ class UntrainedMethod(StudentMethod):
     about = "the same network before its first step"
 
     def _load(self, model: str, dtype: str) -> "DSDPipeline":
-        from dsd.export import CARD
+        from dsd.export import CARD, base_of
         from dsd.pipeline import DSDPipeline
         from dsd.student import Student
 
@@ -129,7 +129,7 @@ class UntrainedMethod(StudentMethod):
                 f"{model} has no {CARD}, which says what it was trained from. Save it with save_pretrained."
             )
         card = json.loads(path.read_text())
-        student = Student(base=card["base"], conditioning=card["conditioning"])
+        student = Student(base=base_of(card, model), conditioning=card["conditioning"])
         student.backbone.load("vae", "text")
         size = card.get("frame_size")
         return DSDPipeline(
