@@ -425,11 +425,11 @@ def test_no_secret_reaches_the_disk(run):
     @curators.register("leaky")
     class Leaky(curators.Curator):
         def __init__(self, api_key, options, knows=True):
-            self.knows = knows
+            self.knows, self.asked = knows, 0
 
         def judge(self, pair):
-            if self.knows:
-                self.knows = False  # but one pair alone: else the stage stops and keeps nothing
+            self.asked += 1
+            if self.knows and self.asked % 8 == 1:  # now and then: else the stage stops
                 return dsd.Verdict(keep=True)
             raise ConnectionError("401 for key sk-live-abcdefghijklmnop at https://me:hunter2@host/v1")
 
@@ -440,7 +440,7 @@ def test_no_secret_reaches_the_disk(run):
     }
     secret = {"name": "leaky", "api_key": "sk-live-abcdefghijklmnop", "options": options}
     summary = dsd.curate(run, curator=secret, progress=False)
-    assert summary.failed == 71
+    assert summary.failed == 63
     with pytest.raises(RuntimeError, match="401 for key") as error:
         dsd.curate(run, curator=secret | {"knows": False}, name="other", progress=False)
     assert "abcdefghijklmnop" not in str(error.value)
