@@ -413,6 +413,8 @@ def test_sample_shows_prompts_seeds_and_guidance_on_one_sheet(trained, tmp_path)
         2,
         "--num_inference_steps",
         3,
+        "--guidance_skip_steps",
+        0,
     ]
     where = ["--out", tmp_path / "out", "--device", "cpu", "--no_progress"]
     said = ok("sample", "--model", student, "--image", tmp_path / "a.png", *words, *where)
@@ -432,6 +434,7 @@ def test_sample_shows_prompts_seeds_and_guidance_on_one_sheet(trained, tmp_path)
             num_inference_steps=3,
             image_guidance=2.5,
             text_guidance=2.0,
+            guidance_skip_steps=0,
         ).images
     ours = Image.open(tmp_path / "out" / entry["file"])
     assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1

@@ -131,13 +131,14 @@ class Pipe:
 
 def test_a_student_gets_reference_prompt_noise_and_its_arguments(jobs):
     pipe, alone = Pipe(), Pipe()
-    method = methods.create({"name": "student", "model": pipe, "num_inference_steps": 3, "batch_size": 2})
+    more = {"num_inference_steps": 3, "batch_size": 2, "image_guidance": 2.0, "guidance_skip_steps": 0}
+    method = methods.create({"name": "student", "model": pipe, **more})
     found = [x.image.tobytes() for _, x in method.draw_all(jobs)]
     assert [prompts for prompts, _ in pipe.calls] == [
         [jobs[0].case.prompt, jobs[1].case.prompt],
         [jobs[2].case.prompt],
     ]
-    assert pipe.calls[0][1]["num_inference_steps"] == 3
+    assert {**pipe.calls[0][1], **more, "batch_size": None} == {**pipe.calls[0][1], "batch_size": None}
     single = methods.create({"name": "student", "model": alone, "num_inference_steps": 3, "batch_size": 1})
     assert [x.image.tobytes() for _, x in single.draw_all(jobs)] == found
     assert len({*found}) == 3

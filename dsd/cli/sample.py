@@ -24,6 +24,7 @@ def sample(
     guidance_scale: float | Sequence[float] = 3.5,
     image_guidance: float | Sequence[float] = 1.0,
     text_guidance: float | Sequence[float] = 1.0,
+    guidance_skip_steps: int = 2,
     negative_prompt: str | None = None,
     seed: int | Sequence[int] = 0,
     height: int | None = None,
@@ -50,6 +51,7 @@ def sample(
         guidance_scale: what a guidance-distilled denoiser is told; may be given several times.
         image_guidance: above 1, the reference is followed more closely; may be given several times.
         text_guidance: above 1, the prompt is followed more closely; may be given several times.
+        guidance_skip_steps: how many of the first steps go without image and text guidance.
         negative_prompt: what to lead away from, where text guidance is above 1.
         seed: of the noise, which is the same for all references and prompts; picture i of each has the seed
             `seed + i`. May be given several times.
@@ -102,6 +104,7 @@ def sample(
                 prompt=[prompts[j] for _, j, _ in batch],
                 generator=[torch.Generator(where).manual_seed(seeds[k]) for _, _, k in batch],
                 num_inference_steps=num_inference_steps,
+                guidance_skip_steps=guidance_skip_steps,
                 negative_prompt=negative_prompt,
                 height=height,
                 width=width,

@@ -26,6 +26,7 @@ class StudentMethod(Method):
         guidance_scale: what a guidance-distilled denoiser is told.
         image_guidance: above 1, the reference is followed more closely.
         text_guidance: above 1, the prompt is followed more closely.
+        guidance_skip_steps: how many of the first steps go without image and text guidance.
         height: of a picture in pixels; by default that of training.
         width: likewise.
         batch_size: pictures drawn at once.
@@ -45,6 +46,7 @@ class StudentMethod(Method):
         guidance_scale: float = 3.5,
         image_guidance: float = 1.0,
         text_guidance: float = 1.0,
+        guidance_skip_steps: int = 2,
         height: int | None = None,
         width: int | None = None,
         batch_size: int = 4,
@@ -65,6 +67,7 @@ class StudentMethod(Method):
             "guidance_scale": guidance_scale,
             "image_guidance": image_guidance,
             "text_guidance": text_guidance,
+            "guidance_skip_steps": guidance_skip_steps,
             "height": height,
             "width": width,
         }
