@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dsd import DSDPipeline, Student
+from dsd import DSDPipeline
 from dsd.backbones.origin import is_local
 from dsd.cli import main
 from dsd.export import base_of, public_card
 from dsd.publish import export
+from tests.trained import trained
 
 READ_BACK = ("lora", "comfyui", "single_file")
 FILES = {
@@ -33,16 +34,6 @@ CONDITIONINGS = {
     "controlnet": {"name": "controlnet", "num_layers": 1, "num_single_layers": 1},
     "ip_adapter": {"name": "ip_adapter", "tokens": "pooled"},
 }
-
-
-def trained(base: Path, conditioning="parallel", lora=None, **arguments) -> Student:
-    """A student all of whose trained weights were moved, as training would."""
-    student = Student(str(base), conditioning, lora=lora, frame_size=(32, 32), **arguments)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in student._trained.values():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
-    return student
 
 
 @pytest.fixture(scope="module")

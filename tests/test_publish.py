@@ -17,19 +17,10 @@ from dsd import DSDPipeline, Student
 from dsd.cli import main
 from dsd.convert import convert
 from dsd.publish import export, modelcard
+from tests.trained import trained
 
 LORA = "pytorch_lora_weights.safetensors"
 FORMATS = ("diffusers", "lora", "comfyui", "single_file", "release")
-
-
-def trained(base: Path, conditioning="parallel", lora=None, **arguments) -> Student:
-    """A student all of whose trained weights were moved, as training would."""
-    student = Student(str(base), conditioning, lora=lora, frame_size=(32, 32), **arguments)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in student._trained.values():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
-    return student
 
 
 @pytest.fixture(scope="module")

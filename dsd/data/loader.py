@@ -61,8 +61,7 @@ class _Parts(IterableDataset[AnyBatch | None]):
 
     Where there are many workers, several share a batch, so that each reads of the table what is in its own
     lanes alone. Worker w of n makes the samples w, w + n, w + 2n, ..., which is the order in which a
-    `DataLoader` hands them out. None
-    stands for a part without a pair.
+    `DataLoader` hands them out. None stands for a part without a pair.
     """
 
     def __init__(self, source: Source, positions: Positions, epoch: Epoch, todo: range, parts: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsd.data import selection
 from dsd.data.atomic import lock, make_folder, replace_file, sweep_temporary
 from dsd.data.cache import answers_file
 from dsd.data.encodings import encodings
@@ -216,32 +217,7 @@ class Run:
 
     def kept(self, ids: Ids, policy: str | Mapping[str, Any] | Policy | None = None) -> Mask:
         """Which of the pairs of those ids a policy accepts; see `accepted`."""
-        known = self.curators()
-        if policy is None:
-            if len(known) > 1:
-                raise ValueError(
-                    f"{self.path} has verdicts of {len(known)} curators: {', '.join(known)}. Say which one's "
-                    "to follow, or give a policy: 'all', 'any', {'rule': 'vote', 'votes': 2} or 'every' (all "
-                    "pairs)."
-                )
-            policy = Policy() if known else Policy(rule="every")
-        policy = Policy.parse(policy)
-        if policy.rule == "every":
-            return np.ones(len(ids), dtype=np.bool_)
-        names = policy.curators or tuple(known)
-        if missing := sorted(set(names) - set(known)) or (not names and ["any curator"]):
-            raise LookupError(
-                f"{self.path} has no verdicts of {', '.join(missing)}. It has: {', '.join(known) or 'none'}. "
-                "Make them with dsd.curate(run, curator=...), or use the policy 'every' to take all pairs."
-            )
-        tables = []
-        for name in names:
-            table = self.verdicts(name)
-            self.check(table.kind.stage)
-            if len(table) < len(ids):
-                logger.warning("%s has judged %d of %d pairs of %s", name, len(table), len(ids), self.path)
-            tables.append(table.parts("pair_id", "status", "score"))
-        return policy.mask(ids, tables)
+        return selection.kept(self, ids, policy)
 
     def accepted_pairs(self, policy: str | Mapping[str, Any] | Policy | None = None) -> Iterator[Pair]:
         """The pairs that a policy accepts; the pictures of the others are not decoded."""
@@ -255,27 +231,7 @@ class Run:
             LookupError: if there are no captions of that name.
             ValueError: if some pairs were not given to it yet, or it failed at all of them.
         """
-        table, failed = self.captions(name), self.failed(f"captions/{name}")
-        if not table.exists:
-            known = [stage.partition("/")[2] for stage in self.stages() if stage.startswith("captions/")]
-            raise LookupError(
-                f"{self.path} has no captions of {name!r}. It has: {', '.join(known) or 'none'}. Make them "
-                "with dsd.caption_pairs(run, captioner=...), or leave `captions` out."
-            )
-        self.check(table.kind.stage)
-        there = table.keys()
-        found = [pair_id for pair_id in ids if pair_id in there]
-        missing = set(ids) - there
-        if waiting := missing - (failed.keys() if failed.exists else set()):
-            raise ValueError(
-                f"{len(waiting)} of {len(ids)} pairs have no caption of {name!r} yet. Call "
-                "dsd.caption_pairs(run, ...) again, which adds them."
-            )
-        if not found:
-            raise ValueError(f"None of {len(ids)} pairs has a caption of {name!r}: {failed.folder} says why.")
-        if missing:
-            logger.warning("%d of %d pairs are left out: %s failed at them", len(missing), len(ids), name)
-        return found
+        return selection.captioned(self, name, ids)
 
     def compact(
         self, stages: Sequence[str] | None = None, *, shard_rows: int = 2048, shard_bytes: int = 128 * 2**20

@@ -1,19 +1,17 @@
 """Drawings of the study of curators: SVG for the page, PNG for where only pictures go."""
 
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dsd.data.atomic import make_folder, replace_file
+from dsd.studies.canvas import dress, write_figure
 from dsd.studies.curators_results import ALL, HARD, Results
 from dsd.studies.curators_scores import Curves
-from dsd.studies.plots import COLOURS, INK, LONGEST_BESIDE, MUTED, PAPER, RULE, Line, dots, labels, lines
+from dsd.studies.plots import COLOURS, LONGEST_BESIDE, MUTED, PAPER, Line, dots, labels, lines
 
 _MOST_POINTS = 400
 _LEAST_THRESHOLDS = 5  # fewer are no curve
@@ -104,17 +102,15 @@ def write_png(path: Path, results: Results) -> Path | None:
                 colour = COLOURS[list(curves[part]).index(row["curator"]) % len(COLOURS)]
                 right.plot([row["recall"]], [row["precision"]], "o", color=colour, ms=6, mec=PAPER, zorder=3)
         left.plot([0, 1], [0, 1], color=MUTED, lw=0.9, ls=(0, (3, 3)))
-        _dress(left, f"ROC, {PART_NAMES[part]}", "accepted of different subjects", "accepted of the same")
-        _dress(right, f"Precision and recall, {PART_NAMES[part]}", "recall", "precision")
+        for both in axes[i]:
+            both.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        dress(left, f"ROC, {PART_NAMES[part]}", "accepted of different subjects", "accepted of the same")
+        dress(right, f"Precision and recall, {PART_NAMES[part]}", "recall", "precision")
         legend = left.legend(title="AUROC", loc="lower right", frameon=False, fontsize=8, title_fontsize=8)
         legend.set_alignment("left")
         for text in legend.get_texts():
             text.set_parse_math(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor=PAPER, metadata={"Software": None})
-    make_folder(path.parent)
-    replace_file(path, buffer.getvalue())
-    return path
+    return write_figure(path, figure)
 
 
 def _roc(curve: Curves) -> list[tuple[float, float]]:
@@ -136,15 +132,3 @@ def _decided(results: Results, name: str, curve: Curves) -> list[Line]:
         for kind in ("precision", "recall")
         if (value := row[kind]) is not None
     ]
-
-
-def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), facecolor=PAPER)
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.set_xlabel(x_label, fontsize=8.5, color=MUTED)
-    axes.set_ylabel(y_label, fontsize=8.5, color=MUTED)
-    axes.grid(color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)

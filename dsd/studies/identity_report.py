@@ -2,26 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dsd.data.atomic import make_folder, replace_file
 from dsd.evaluation import sections
 from dsd.evaluation.page import Section, write_json, write_page
+from dsd.studies.canvas import dress, write_figure
 from dsd.studies.identity_results import HARD, IdentityResults
 from dsd.studies.plots import (
     COLOURS,
-    INK,
     LONGEST_BESIDE,
     MUTED,
     PAPER,
-    RULE,
     Line,
     dots,
     labels,
@@ -135,35 +132,16 @@ def write_png(path: Path, results: IdentityResults) -> Path:
     left.axvline(0.5, color=MUTED, lw=0.9, ls=(0, (3, 3)))
     left.set_yticks(range(len(names)), list(names.values()))
     left.set_ylim(len(names) - 0.5, -0.5)
-    _styled(left, "AUROC", "same subject or not; 95 % intervals over subjects")
+    dress(left, "AUROC", "same subject or not; 95 % intervals over subjects", legend=True)
     for place, name in enumerate(shown):
         axes = figure.add_subplot(grid[place, 1])
         for row in (row for row in results.similarities if row["extractor"] == name):
             colour = COLOURS[2 + [*results.num_pairs].index(row["pairs"])]
             axes.fill_between(row["at"], row["shares"], color=colour, alpha=0.25, lw=0)
             axes.plot(row["at"], row["shares"], color=colour, lw=1.4, label=row["pairs"])
-        _styled(axes, names[name], "cosine" if place == len(shown) - 1 else "", legend=place == 0)
+        dress(axes, names[name], "cosine" if place == len(shown) - 1 else "", legend=place == 0)
         axes.set_yticks([])
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor=PAPER, metadata={"Software": None})
-    make_folder(path.parent)
-    replace_file(path, buffer.getvalue())
-    return path
-
-
-def _styled(axes: Axes, title: str, below: str, legend: bool = True) -> None:
-    axes.set_facecolor(PAPER)
-    axes.set_title(title, loc="left", fontsize=10, color=INK).set_parse_math(False)
-    axes.set_xlabel(below, fontsize=8.5, color=MUTED)
-    axes.grid(color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)
-    if legend:
-        axes.legend(frameon=False, fontsize=8)
+    return write_figure(path, figure)
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:

