@@ -118,7 +118,7 @@ class Side:
         """A guided velocity by dsd."""
         student, guidance = self.student, Guidance(image=image, text=text, skip_steps=0, batched=batched)
 
-        def predict(x_t: Tensor, t: Tensor, reference: Reference, caption: Text) -> Tensor:
+        def predict(x_t: Tensor, t: Tensor, reference: Reference, caption: Text, _source: str) -> Tensor:
             return student.conditioning.velocity(student.backbone, x_t, t, reference, caption, GUIDANCE)
 
         batch = self.batch
