@@ -66,6 +66,17 @@ class Losses(Callback):
         self.stop(trainer.global_step)
 
 
+class TerminatedAt(Callback):
+    """SIGTERM to one process within a step, counted from 1."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if (trainer.global_step + 1, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def strategy(kind: str, count: int) -> Any:
     if kind == "one":
         return "auto"
@@ -81,11 +92,14 @@ def strategy(kind: str, count: int) -> Any:
 def train(
     kind: str, count: int, folder: Path, base: Path, *, steps: int = STEPS, resume: Path | None = None,
     stop: Callable[[int], None] = lambda step: None, save_every: int = 3, export: Path | None = None,
-    **student: Any,
+    double: bool = False, **student: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train on all processes; the losses, and all trained weights whole."""
     arguments = {"lora": {"rank": 2}, "lr": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, "seed": 3, **student}
     learner = Student(base=str(base), **arguments)
+    if double:
+        torch.set_default_dtype(torch.float64)  # of this process
+        learner.double()
     losses = Losses(stop)
     saved = ModelCheckpoint(folder, "last", every_n_train_steps=save_every, enable_version_counter=False)
     trainer = lightning.Trainer(
