@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from dsd.data.loader import PairLoader
-from dsd.interrupts import TERMINATED
+from dsd.interrupts import INTERRUPTED, TERMINATED
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ class LastCheckpoint(ModelCheckpoint):
         every_n_steps: optimiser steps between checkpoints.
 
     Raises:
-        KeyboardInterrupt: in the training, after Ctrl-C.
-        SystemExit: in the training, after SIGTERM; its code is 143.
+        SystemExit: in the training, with the status 130 after Ctrl-C and 143 after SIGTERM; with 0 in all
+            processes but the first.
+        KeyboardInterrupt: in the training, after a second Ctrl-C.
     """
 
     def __init__(self, path: Path, every_n_steps: int) -> None:
@@ -63,13 +64,13 @@ class LastCheckpoint(ModelCheckpoint):
         if told or self._step % self._every_n_train_steps == 0 or _is_last(trainer):
             self._save(trainer)
         if told:
-            self._end()
+            self._end(trainer)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         """End here if told to."""
         if not trainer.sanity_checking and self._step and self._anyone_told(trainer):
             self._save(trainer)
-            self._end()
+            self._end(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save if this validation's figure ends the training."""
@@ -96,18 +97,20 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _told(self, number: int, frame: Any) -> None:
         if self._signal is not None:
-            self._signal = number
-            self._end()
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
         self._signal = number
         logger.warning("Stopping after this step. Once more to stop at once.")
 
     def _anyone_told(self, trainer: lightning.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
-    def _end(self) -> None:
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(TERMINATED)
+    def _end(self, trainer: lightning.Trainer) -> None:
+        """Of several processes one tells the user. The others end as if all were done: Lightning's launcher
+        kills the first one when it finds another that failed, or that was killed after a KeyboardInterrupt.
+        """
+        if not trainer.is_global_zero:
+            raise SystemExit(0)
+        raise SystemExit(INTERRUPTED if self._signal == signal.SIGINT else TERMINATED)
 
 
 def _place(trainer: lightning.Trainer) -> Any:

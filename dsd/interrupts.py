@@ -6,7 +6,9 @@ from contextlib import contextmanager
 
 import lightning
 
-TERMINATED = 128 + signal.SIGTERM  # the exit status of a program that SIGTERM ended
+# The exit status of a program that such a signal ended.
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -16,13 +18,13 @@ def interruptible(trainer: lightning.Trainer) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: if the user stopped the training.
-        SystemExit: if SIGTERM did.
+        SystemExit: if SIGTERM did, or in a process that is not the first of several.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except SystemExit as error:
-        if trainer.interrupted and error.code != TERMINATED:
+        if trainer.interrupted and error.code not in (0, TERMINATED):
             raise KeyboardInterrupt from error
         raise
     finally:
