@@ -154,8 +154,7 @@ def loss(
     Returns:
         The weighted mean, and the plain error of each frame by itself (detached).
     """
-    wide = torch.promote_types(torch.float32, truth[0].dtype)
-    pairs = [(p.to(wide), v.to(wide)) for p, v in zip(predicted, truth, strict=True)]
+    pairs = [(p.float(), v.float()) for p, v in zip(predicted, truth, strict=True)]
     if element_weights is None:
         errors = torch.stack([functional.mse_loss(p, v) for p, v in pairs])
         weighted = errors

@@ -87,8 +87,7 @@ class Objective:
             generators: where times, noise, dropout and guidance come from; on the batch's device.
             empty: the encoded empty caption, on a device; None for no dropout.
         """
-        wide = torch.promote_types(torch.float32, torch.get_default_dtype())  # or float64
-        batch = batch.to(dtype=wide)
+        batch = batch.to(dtype=torch.float32)
         reference, text, count = batch.reference, batch.text, len(batch)
         x_0 = self.conditioning.canvas(reference, batch.target)
         side = self.backbone.pixels_per_token // self.backbone.pixels_per_latent
