@@ -97,7 +97,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _told(self, number: int, frame: Any) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(TERMINATED)
         self._signal = number
         logger.warning("Stopping after this step. Once more to stop at once.")
 
