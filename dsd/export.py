@@ -3,7 +3,9 @@
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from dsd.backbones.base import Backbone
 from dsd.backbones.lora import adapter_state, merged_state
 from dsd.backbones.origin import is_local
 from dsd.conditioning.base import Conditioning
+from dsd.data.atomic import make_folder
 
 CARD = "dsd.json"
 ADAPTERS = "adapters"
 """Folder of the adapters as they were trained, beside the weights that they are merged into: in half
 precision they could not be told from those any more."""
+
+_NEW = ".saving-"
 
 
 def save(
@@ -40,35 +45,60 @@ def save(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file. Give a folder, or a name that is free.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     assert backbone.denoiser is not None
-    denoiser = plain_copy(backbone.denoiser)
-    if components == "all":
-        parts = {**backbone.components(), **conditioning.components(), "transformer": denoiser}
-        pipeline = getattr(diffusers, conditioning.stock_pipeline or "FluxPipeline")
-        pipeline(**parts).save_pretrained(folder, safe_serialization=True)
+    with _replacing(folder) as new:
+        denoiser = plain_copy(backbone.denoiser)
+        if components == "all":
+            parts = {**backbone.components(), **conditioning.components(), "transformer": denoiser}
+            pipeline = getattr(diffusers, conditioning.stock_pipeline or "FluxPipeline")
+            pipeline(**parts).save_pretrained(new, safe_serialization=True)
+        else:
+            denoiser.save_pretrained(new / "transformer", safe_serialization=True)
+        conditioning.save(new)
+        adapters = adapter_state(backbone.denoiser)
+        if adapters:
+            diffusers.FluxPipeline.save_lora_weights(new / ADAPTERS, transformer_lora_layers=adapters)
+        card = {
+            "dsd": dsd.__version__,
+            "conditioning": conditionings.spec(conditioning),
+            "stock_pipeline": conditioning.stock_pipeline,
+            "backbone": backbones.spec(backbone)["name"],
+            "settings": backbone.settings,
+            "base": base,
+            "components": components,
+            "frame_size": frame_size,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("torch", "diffusers", "transformers", "peft")
+            },
+        }
+        (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, whose entries then take the place of those in `folder`: what fails before leaves an
+    older student as it was. The card goes first and comes last, so that a mixture of both is no student.
+    """
+    for left in folder.glob(f"{_NEW}*"):  # by a process that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_NEW, dir=folder) as work:
+        new = Path(work)
+        yield new
+        (folder / CARD).unlink(missing_ok=True)
+        names = sorted(path.name for path in new.iterdir() if path.name != CARD)
+        for name in {*names, ADAPTERS}:  # adapters too that the new student has not
+            _remove(folder / name)
+        for name in [*names, CARD]:
+            (new / name).rename(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        denoiser.save_pretrained(folder / "transformer", safe_serialization=True)
-    conditioning.save(folder)
-    adapters = adapter_state(backbone.denoiser)
-    if (folder / ADAPTERS).is_dir():  # of another student that was saved here
-        shutil.rmtree(folder / ADAPTERS)
-    if adapters:
-        diffusers.FluxPipeline.save_lora_weights(folder / ADAPTERS, transformer_lora_layers=adapters)
-    card = {
-        "dsd": dsd.__version__,
-        "conditioning": conditionings.spec(conditioning),
-        "stock_pipeline": conditioning.stock_pipeline,
-        "backbone": backbones.spec(backbone)["name"],
-        "settings": backbone.settings,
-        "base": base,
-        "components": components,
-        "frame_size": frame_size,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")
-        },
-    }
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+        path.unlink(missing_ok=True)
 
 
 def plain_copy(denoiser: nn.Module) -> Any:

@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 _FOR_USERS = (ValueError, LookupError, OSError, TypeError, ImportError, RuntimeError)
 _FOR_US = (KeyError, IndexError, NotImplementedError, RecursionError)  # of those kinds, but faults of ours
+_TERMINATED = 143  # as `dsd.interrupts.TERMINATED`, which imports Lightning
 _EPILOG = (
     "Add --debug to any command for the whole traceback of an error. "
     "In YAML, ${name} is the value of another option."
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        the exit status: 0, 1 where a command found something wrong, 130 when interrupted, or 2 for what the
-        user can mend, with one line on stderr that says how.
+        the exit status: 0, 1 where a command found something wrong, 130 when interrupted, 143 when a training
+        was terminated, or 2 for what the user can mend, with one line on stderr that says how.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
@@ -41,11 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((argument for argument in given if argument in COMMANDS), "")
     options = {name: found.options() for name, found in COMMANDS.items()}
     given = [_underscored(word, options[command][1][""]) for word in given] if command else given
+    stays = "Call the command again: what was written stays."
     try:
         with messages.told(debug):
             return _run(given, command, options)
     except KeyboardInterrupt:
-        return messages.fail(command, "Interrupted. Call the command again: what was written stays.", 130)
+        return messages.fail(command, f"Interrupted. {stays}", 130)
+    except SystemExit as end:
+        if end.code != _TERMINATED:
+            raise
+        return messages.fail(
+            command, "Terminated. Call the command again: what was written stays.", _TERMINATED
+        )
     except ArgumentError as error:
         groups: Groups = options[command][1] if command else {}
         known = {f"{prefix}{option.name}": option for prefix, group in groups.items() for option in group}

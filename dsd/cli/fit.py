@@ -33,7 +33,8 @@ def fit(
             written as `{class_path: package.Class, init_args: {...}}`.
         pictures: arguments of `dsd.pictures.ValidationPictures`: `references` (files), `prompts`,
             `every_n_steps`, ...
-        checkpoint_every_n_steps: steps between checkpoints, of which the last is kept.
+        checkpoint_every_n_steps: optimiser steps between checkpoints, of which the last is kept; there is one
+            of the very last step too, by Ctrl-C or SIGTERM as well.
         components: "all" saves a folder that stands alone; "trained" leaves out what the base has.
         resume: go on from the last checkpoint in `out`.
 
@@ -43,6 +44,7 @@ def fit(
         FileNotFoundError: if there is nothing to resume.
         TypeError: if the trainer has no such argument.
         KeyboardInterrupt: if the user stopped it; `resume` goes on from the last checkpoint.
+        SystemExit: if SIGTERM stopped it, with the status 143.
     """
     folder = Path(out).expanduser()
     training = folder / "training"
@@ -84,8 +86,9 @@ def _trainer(
     settings: Mapping[str, Any], training: Path, every_n_steps: int, pictures: Mapping[str, Any] | None
 ) -> "Trainer":
     import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
+
+    from dsd.checkpoints import LastCheckpoint
 
     allowed = [name for name in inspect.signature(lightning.Trainer.__init__).parameters if name != "self"]
     for name in settings:
@@ -98,10 +101,7 @@ def _trainer(
     arguments = {name: _built(value) for name, value in settings.items()}
     callbacks = arguments.pop("callbacks", None) or []
     callbacks = [*(callbacks if isinstance(callbacks, list) else [callbacks]), *_pictures(pictures)]
-    name = _CHECKPOINT.removesuffix(ModelCheckpoint.FILE_EXTENSION)
-    callbacks.append(
-        ModelCheckpoint(training, name, every_n_train_steps=every_n_steps, enable_version_counter=False)
-    )
+    callbacks.append(LastCheckpoint(training / _CHECKPOINT, every_n_steps))
     defaults = {"default_root_dir": training, "logger": CSVLogger(training, name="logs")}
     return lightning.Trainer(**{**defaults, **arguments, "callbacks": callbacks})
 
