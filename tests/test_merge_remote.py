@@ -13,7 +13,7 @@ from tests.s3_server import FaultyS3
 from tests.test_merge import FAULTS, part_stages, rows
 from tests.test_remote_runs import prepared
 
-COUNT, PARTS = 9, 3
+COUNT, PARTS = 4, 2
 QUIET = {"progress": False}
 
 
@@ -37,24 +37,23 @@ def s3(server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def parted(s3, tmp_path):
-    """A run in the store, and all but the second of its parts."""
+    """A run in the store, and the first of its two parts."""
     run = dsd.Run(s3)
     dsd.write_prompts(run, writer=write_prompt_file(tmp_path / "run.txt", COUNT), count=COUNT, **QUIET)
-    for index in (2, 0):
-        part_stages(run, (index, PARTS))
+    part_stages(run, (0, PARTS))
     return run
 
 
 def test_parts_in_a_store_are_the_whole_run(server, parted, expected):
     url = str(parted.path)
-    with pytest.raises(ManifestError, match=rf"Parts 1 of 3 are missing in {url}\.shards\. Run their jobs"):
+    with pytest.raises(ManifestError, match=rf"Parts 1 of 2 are missing in {url}\.shards\. Run their jobs"):
         dsd.merge(url)
     assert parted.stages() == ["prompts"]
     part_stages(parted, (1, PARTS))
     server.__dict__.update(rate=0.05)
     summary = dsd.merge(url)
     server.calm()
-    assert (summary.sources, summary.missing) == (3, [])
+    assert (summary.sources, summary.missing) == (2, [])
     assert summary.added == {name: len(expected.table(name)) for name in summary.added}
     assert rows(parted) == rows(expected)
     assert parted.verify() == []
@@ -94,12 +93,12 @@ def test_parts_may_be_elsewhere_than_the_run(s3, tmp_path, expected, capsys):
                 location(f"{given[-1]}/{file.relative_to(part.path).as_posix()}").put(file.read_bytes())
     absent = f"{s3}-parts/7"
     with pytest.raises(FileNotFoundError, match=rf"There are no rows in {absent}\. Check the path"):
-        dsd.merge(whole, [*given[:2], absent])
-    with pytest.raises(ManifestError, match="Parts 1 of 3 are missing"):
-        dsd.merge(whole, [given[0], given[2]])
-    assert dsd.merge(whole, [given[0], given[2]], partial=True).missing == [1]
+        dsd.merge(whole, [given[0], absent])
+    with pytest.raises(ManifestError, match="Parts 0 of 2 are missing"):
+        dsd.merge(whole, [given[1]])
+    assert dsd.merge(whole, [given[1]], partial=True).missing == [0]
     assert main(["merge", str(whole.path), *given]) == 0
-    assert "merged 3" in capsys.readouterr().out
+    assert "merged 2" in capsys.readouterr().out
     assert sorted(map(str, rows(whole)["pairs"])) == sorted(map(str, rows(expected)["pairs"]))
     copy = dsd.Run(f"{s3}-copy")
     dsd.merge(copy, [str(whole.path)])

@@ -84,6 +84,8 @@ def test_a_large_file_goes_in_parts_and_a_small_one_at_once(server, folder, tmp_
 @pytest.mark.parametrize("request_", ["PUT .*partNumber=3", "POST .*large.uploads", "POST .*uploadId="])
 @pytest.mark.parametrize("fault", LOST)
 def test_a_request_that_fails_twice_is_made_again(server, folder, tmp_path, way, request_, fault):
+    if fault == "dropped in the body" and request_.startswith("PUT"):
+        pytest.skip("the answer to a part has no body")
     server.__dict__.update(rate=1.0, only=request_, faults=(fault,), times=2)
     way(folder / "large", tmp_path)
     assert server.times == 0
@@ -95,7 +97,9 @@ def test_a_request_that_fails_twice_is_made_again(server, folder, tmp_path, way,
 
 
 @pytest.mark.parametrize("way", [put, upload])
-@pytest.mark.parametrize("fault", [*LOST, "denied"])
+@pytest.mark.parametrize(
+    "fault", ["500", "dropped before", "dropped after", "dropped in the request", "denied"]
+)
 def test_an_upload_that_breaks_off_leaves_nothing(server, folder, tmp_path, monkeypatch, way, fault):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     server.__dict__.update(rate=1.0, only="partNumber=4", faults=(fault,))
@@ -133,7 +137,7 @@ def test_what_could_not_be_ended_is_ended_by_who_next_holds_the_run(
 
 def test_a_store_that_does_not_list_uploads_can_be_written_to(server, folder, caplog):
     server.__dict__.update(rate=1.0, only="GET .*uploads", faults=("denied",))
-    dsd.write_prompts(folder, count=2, progress=False)
+    dsd.write_prompts(folder.url, count=2, progress=False)
     assert "They are invisible and take space" in caplog.text
     assert len(dsd.Run(folder).prompts) == 2
 
@@ -223,10 +227,11 @@ def test_every_page_of_a_long_list_is_read(monkeypatch):
     assert uploads.abort("gs://bucket/x") == 0
 
 
-def test_a_run_in_parts_through_faults_has_the_rows_of_a_folder(server, folder, tmp_path):
+def test_a_run_in_parts_through_faults_has_the_rows_of_a_folder(server, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "PART_BYTES", 8 * PART)
     server.__dict__.update(rate=0.1, faults=LOST, only="uploadId=|uploads")
     there, here = remote_me.stages(folder.url), remote_me.stages(tmp_path / "run")
-    assert sum("partNumber" in path for _, path, _ in server.seen) > 50
+    assert sum("partNumber" in path for _, path, _ in server.seen) > 10
     server.calm()
     for stage in here.stages():
         assert rows(there.table(stage)) == rows(here.table(stage))
@@ -246,7 +251,8 @@ def exported(path):
 
 
 @pytest.mark.parametrize("layout", ["release", "webdataset", "imagefolder"])
-def test_an_export_to_a_store_is_that_to_a_folder(folder, local, tmp_path, layout):
+def test_an_export_to_a_store_is_that_to_a_folder(folder, local, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(uploads, "PART_BYTES", 20 * PART)
     out = folder / "out"
     here = export_pairs(local, tmp_path / "out", layout, "every", shard_pairs=40, progress=False)
     there = export_pairs(local, out.url, layout, "every", shard_pairs=40, progress=False)
@@ -260,6 +266,7 @@ def test_an_export_to_a_store_is_that_to_a_folder(folder, local, tmp_path, layou
 
 def test_an_export_that_breaks_off_leaves_nothing(server, folder, local, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(uploads, "PART_BYTES", 8 * PART)
     out = folder / "out"
     server.__dict__.update(rate=1.0, only="train-00001.*partNumber=2", faults=("dropped in the request",))
     with pytest.raises(StorageError, match=r"Could not write .*out/data/train-00001"):
