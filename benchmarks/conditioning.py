@@ -51,6 +51,7 @@ LIMITS = {"forward": 1.03, "training": 1.03, "sampling": 1.02, "guidance": 1.0}
 def model() -> FluxBackbone:
     """The embedded model with a larger, random transformer."""
     backbone = FluxBackbone(str(mini.path()))
+    assert backbone.denoiser is not None
     config = dict(backbone.denoiser.config)
     config |= {"num_attention_heads": 6, "attention_head_dim": 64, "axes_dims_rope": (16, 24, 24)}
     torch.manual_seed(0)
@@ -118,7 +119,7 @@ class Side:
         """A guided velocity by dsd."""
         student, guidance = self.student, Guidance(image=image, text=text, skip_steps=0, batched=batched)
 
-        def predict(x_t: Tensor, t: Tensor, reference: Reference, caption: Text) -> Tensor:
+        def predict(x_t: Tensor, t: Tensor, reference: Reference, caption: Text, _source: str) -> Tensor:
             return student.conditioning.velocity(student.backbone, x_t, t, reference, caption, GUIDANCE)
 
         batch = self.batch
@@ -190,7 +191,7 @@ def sampling(setting: Setting, folder: Path, repeats: int) -> Iterator[tuple[str
         pipe.set_progress_bar_config(disable=True)
     reference = torch.rand(1, 3, FRAME, FRAME, generator=torch.Generator().manual_seed(3)) * 2 - 1
     shown = reference / 2 + 0.5
-    common = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt"}
+    common: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt"}
     common |= {"height": FRAME, "width": FRAME}
     text_tokens = theirs.tokenizer_2.model_max_length
 
@@ -234,7 +235,9 @@ def main() -> None:
             table.add_row(name, what, *shown, f"{found.ratio:.3f}", spread, f"{LIMITS[key]}", style=style)
             console.print(f"{name}: {what}: {found.ratio:.3f}")
     console.print(table)
-    flux = model().denoiser.config
+    denoiser = model().denoiser
+    assert denoiser is not None
+    flux = denoiser.config
     about = {
         "versions": {package.__name__: package.__version__ for package in (torch, diffusers)},
         "machine": platform.processor() or platform.machine(),

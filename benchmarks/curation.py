@@ -42,7 +42,12 @@ from dsd.llm import loop
 CONCURRENCY, SECONDS = 64, 0.2
 IDEAL = CONCURRENCY / SECONDS
 WANTED = 0.85
-MODEL = {"model": "openai/judge", "api_key": "not-a-key", "concurrency": CONCURRENCY, "structured": "schema"}
+MODEL: dict[str, Any] = {
+    "model": "openai/judge",
+    "api_key": "not-a-key",
+    "concurrency": CONCURRENCY,
+    "structured": "schema",
+}
 SCHEMA = vlm_answers.schema("cot", copy_check=True)
 
 

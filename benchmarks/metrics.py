@@ -90,7 +90,7 @@ def plain(clip: transformers.CLIPModel, one: Sequence[Image.Image], other: Seque
             chosen = images[start : start + BATCH]
             pixels = torch.stack([transform(image) for image in chosen])
             rows.append(_tensor(clip.get_image_features(pixel_values=pixels)))
-        total += float(torch.cosine_similarity(*rows).sum())
+        total += float(torch.cosine_similarity(rows[0], rows[1]).sum())
     return total / len(one)
 
 
@@ -102,7 +102,7 @@ def one_by_one(
     transform, found = TRANSFORMS["clip"], []
     for pair in zip(one, other, strict=True):
         rows = [_tensor(clip.get_image_features(pixel_values=transform(image)[None])) for image in pair]
-        found.append(float(torch.cosine_similarity(*rows)))
+        found.append(float(torch.cosine_similarity(rows[0], rows[1])))
     return statistics.fmean(found)
 
 

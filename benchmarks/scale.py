@@ -25,8 +25,6 @@ import scale_tasks
 from loaders import Rate
 from scale_tasks import Measure
 
-import dsd
-
 SIZES = (1_000, 10_000, 100_000, 400_000)
 LIMITS = {"open": 2.0, "open for training": 2.0, "plan a resume": 10.0}
 """Seconds at 400,000 rows."""
@@ -54,7 +52,7 @@ def rates(folder: Path, photos: Path | None, rows: int, workers: int, rounds: in
     pairs = [(row["reference"]["bytes"], row["target"]["bytes"]) for row in stored]
     tars = loaders.write_tars(pairs, folder / "tars")
     del stored, pairs
-    return loaders.compare(dsd.Run(run.path).path, tars, workers, rounds)
+    return loaders.compare(folder / "run", tars, workers, rounds)
 
 
 def ratios(found: list[Rate]) -> dict[str, tuple[float, float, float, float]]:

@@ -29,12 +29,12 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import lightning
@@ -51,7 +51,7 @@ from torch.nn import functional
 
 import dsd
 from dsd import Student, teachers
-from dsd.backbones import RawBatch
+from dsd.backbones import Batch, RawBatch
 from dsd.backbones.packing import pack
 from dsd.pictures import ValidationPictures
 from dsd.randomness import generator
@@ -126,7 +126,7 @@ class Steps(Side):
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        batches = torch.utils.data.DataLoader([self.batch] * count, batch_size=None)
+        batches: Any = torch.utils.data.DataLoader(cast(Any, [self.batch] * count), batch_size=None)
         trainer.fit(self.student, batches)
 
     def pictures(self) -> Ratio:
@@ -136,7 +136,7 @@ class Steps(Side):
         profiler does not see.
         """
         backbone = self.student.backbone
-        weights = sum(p.numel() * p.element_size() for p in backbone.vae.parameters())
+        weights = sum(p.numel() * p.element_size() for p in cast(torch.nn.Module, backbone.vae).parameters())
         pictures = ValidationPictures([self.reference_pixels[0] / 2 + 0.5], [PROMPT], num_inference_steps=2)
         trainer = lightning.Trainer(accelerator="cpu", barebones=True)
         pictures.setup(trainer, self.student, "fit")
@@ -145,14 +145,15 @@ class Steps(Side):
         assert backbone.loaded == {"denoiser"}
         backbone.load("vae", "text")
         ours = found.ours + weights
-        return replace(found, ours=ours, **dict.fromkeys(("ratio", "low", "high"), ours / found.theirs))
+        share = ours / found.theirs
+        return replace(found, ours=ours, ratio=share, low=share, high=share)
 
 
 @teachers.register("noise")
 class Noise(teachers.Teacher):
     """Draws noise, at once."""
 
-    def draw(self, prompts: list[GridPrompt], seeds: list[int]) -> list[Grid]:
+    def draw(self, prompts: Sequence[GridPrompt], seeds: Sequence[int]) -> list[Grid]:
         """One 2x2 grid of the small world's size for each prompt."""
         return [
             Grid(image=Image.fromarray(pixels), prompt=prompt, seed=seed, teacher="noise")
@@ -207,6 +208,7 @@ def loading(run: dsd.Run, many: int) -> Iterator[Row]:
     optimizer: Any = student.configure_optimizers()
     batches = iter(data.train_dataloader())
     batch = next(batches)
+    assert isinstance(batch, Batch)
 
     def read() -> None:
         nonlocal batches
@@ -243,9 +245,9 @@ def start_up(run: dsd.Run, repeats: int) -> dict[str, Any]:
                 "dsd",
                 "fit",
                 "--config",
-                config,
+                str(config),
                 "--out",
-                Path(folder) / f"s{i}",
+                str(Path(folder) / f"s{i}"),
             ]
             path = {"PYTHONPATH": f"{Path(__file__).parent}:{Path.cwd()}"}
             begun = time.time()

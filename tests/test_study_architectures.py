@@ -422,8 +422,14 @@ def test_wrong_arguments_are_refused_before_anything_is_made(asked, tmp_path):
 
 def test_the_command_passes_everything_on(monkeypatch, capsys, tmp_path):
     called = {}
-    monkeypatch.setattr("dsd.studies.compare_architectures", lambda *a, **k: called.update(k, args=a))
-    parameters = inspect.signature(compare_architectures).parameters
+    signature = inspect.signature(compare_architectures)
+    parameters = signature.parameters
+
+    def take(*args, **options):
+        signature.bind(*args, **options)
+        called.update(options, args=args)
+
+    monkeypatch.setattr("dsd.studies.compare_architectures", take)
     given = ["study", "architectures", "--run", "r", "--out", str(tmp_path), "--backends", "parallel,concat"]
     assert main([*given, "--seeds", "2", "--minutes", "2", "--lr.others", "0.1", "--no_progress"]) == 0
     assert called.pop("args") == ("r", str(tmp_path))

@@ -143,7 +143,7 @@ def study(
     defaults = {name: p.default for name, p in inspect.signature(study).parameters.items()}
     options = {"curators": _OF_CURATORS, "judge": _OF_JUDGES, "identity": _OF_IDENTITY}
     others = frozenset().union(*options.values()) - {"batch_size", "workers"}
-    known = options.get(question, set(defaults) - others)
+    known = options.get(question, set(defaults) - others - _SHARED)
     foreign = [name for name in defaults if name not in known and name not in _SHARED]
     if wrong := [name for name in foreign if given[name] != defaults[name]]:
         raise ValueError(f"--{wrong[0]} is no option of `dsd study {question}`.")
