@@ -228,7 +228,7 @@ def test_every_page_of_a_long_list_is_read(monkeypatch):
 
 
 def test_a_run_in_parts_through_faults_has_the_rows_of_a_folder(server, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "PART_BYTES", 8 * PART)
+    monkeypatch.setattr(uploads, "PART_BYTES", 2 * PART)
     server.__dict__.update(rate=0.1, faults=LOST, only="uploadId=|uploads")
     there, here = remote_me.stages(folder.url), remote_me.stages(tmp_path / "run")
     assert sum("partNumber" in path for _, path, _ in server.seen) > 10
@@ -251,12 +251,13 @@ def exported(path):
 
 
 @pytest.mark.parametrize("layout", ["release", "webdataset", "imagefolder"])
-def test_an_export_to_a_store_is_that_to_a_folder(folder, local, tmp_path, monkeypatch, layout):
-    monkeypatch.setattr(uploads, "PART_BYTES", 20 * PART)
+def test_an_export_to_a_store_is_that_to_a_folder(server, folder, local, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(uploads, "PART_BYTES", 8 * PART if layout == "webdataset" else PART)
     out = folder / "out"
     here = export_pairs(local, tmp_path / "out", layout, "every", shard_pairs=40, progress=False)
     there = export_pairs(local, out.url, layout, "every", shard_pairs=40, progress=False)
     assert (there.folder, there.pairs, there.num_bytes) == (out, here.pairs, here.num_bytes)
+    assert any("partNumber" in path for _, path, _ in server.seen)
     assert exported(out) == exported(tmp_path / "out")
     assert (out / "README.md").read_text() == (tmp_path / "out" / "README.md").read_text()
     assert begun(folder) == []
@@ -266,7 +267,6 @@ def test_an_export_to_a_store_is_that_to_a_folder(folder, local, tmp_path, monke
 
 def test_an_export_that_breaks_off_leaves_nothing(server, folder, local, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(uploads, "PART_BYTES", 8 * PART)
     out = folder / "out"
     server.__dict__.update(rate=1.0, only="train-00001.*partNumber=2", faults=("dropped in the request",))
     with pytest.raises(StorageError, match=r"Could not write .*out/data/train-00001"):
