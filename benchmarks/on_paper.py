@@ -80,7 +80,7 @@ def column(pairs: int, plan: Plan, cached: Disk, measures: list[Mapping[str, Any
         usd_per_hour=given["device_usd_per_hour"],
     )
     seconds, gib, more = DAYS[pairs] * 86_400, 2**30, data.grids / plan.data.grids
-    captions = cached.captions * more * cached.text / gib
+    captions = ((cached.captions - 1) * more + 1) * cached.text / gib  # the empty one is there once
     cache = pairs * cached.target / gib + cached.references * more * cached.reference / gib + captions
     pictures = plan.disk.pictures * more / gib
     shards = pictures / 2 * gib / TableWriter.shard_bytes
