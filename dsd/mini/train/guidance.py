@@ -4,8 +4,9 @@ own.
 Text guidance (Ho and Salimans, 2022) draws towards the prompt and away from no prompt. Panel guidance draws
 towards what the panels of a grid would be together and away from what each would be if it were drawn alone
 from its own caption: their difference is what the panels know of each other, so that more of it makes them
-show one character. Both are distilled by regression (Meng et al., 2023, arXiv 2210.03142), so the model that
-ships predicts both in one stock forward.
+show one character. As in the teacher's training, one panel may have less noise than the others, so that more
+of it also follows a picture of the character more closely. Both are distilled by regression (Meng et al.,
+2023, arXiv 2210.03142), so the model that ships predicts both in one stock forward.
 """
 
 from pathlib import Path
@@ -32,6 +33,7 @@ from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.train.teacher import (
     NUM_CHARACTERS,
     Teacher,
+    give,
     is_inner,
     load_teacher,
     load_vae,
@@ -65,7 +67,8 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
     for step in training.run(model=model, average=average, muon=muon, adam=adam):
         batch = examples(bank, 10_000_000 + step, batch_size(step))
         generator = torch.Generator().manual_seed(10_000_000 + step)
-        t, _, x_t = noised(batch, generator)
+        t, noise, _ = noised(batch, generator)
+        x_t, asked = give(batch, t, noise, generator)
         low, high = GUIDANCE
         guidance = low + (high - low) * torch.rand(len(t), generator=generator)
         guidance[: len(t) // 2] = USUAL
@@ -76,7 +79,8 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
         with fast():
             wanted = guided(frozen, x_t, t, guidance, batch)
             v, _ = model(x_t, t, guidance, batch, batch.prompts, text_length(batch.layout, step))
-        loss = (v.float() - wanted.float()).square().mean()
+        errors = (v.float() - wanted.float()).square().mean(2, keepdim=True)
+        loss = (errors * asked).sum() / asked.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
         muon.step()
