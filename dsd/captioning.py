@@ -60,8 +60,8 @@ def caption_pairs(
         SpecError: if the captions of that name come from another spec.
         ManifestError: if the pairs were made anew since, or a shard is damaged.
         RuntimeError: if all pairs fail, or the first 16: then it is not the pairs.
-        CallFailed: if the captioner's model cannot be reached.
-        Stopped: if the money or the time that the captioner was given is spent. What was done is written.
+        Stopped: if the money or the time that the captioner was given is spent, or its model has not answered
+            for 16 pairs in a row (`OutOfService`). What was done is written, and the same call goes on later.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")

@@ -29,11 +29,12 @@ class FaultyS3:
         faults: which ways.
         lag_s: how long a new object is missing in listings.
         only: what requests (method, path and query) may fail; a regular expression.
+        times: how many may fail; None for any number.
         seen: every request that came, as (method, path, fault or None).
     """
 
     def __init__(self, seed=0):
-        self.rate, self.faults, self.lag_s, self.only = 0.0, FAULTS, 0.0, ""
+        self.rate, self.faults, self.lag_s, self.only, self.times = 0.0, FAULTS, 0.0, "", None
         self.seen, self.put_at, self.ignore_conditions = [], {}, False
         self._random, self._guard = random.Random(seed), threading.Lock()
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -51,7 +52,8 @@ class FaultyS3:
 
     def calm(self):
         """No more faults; what was seen is forgotten."""
-        self.__dict__.update(rate=0.0, faults=FAULTS, lag_s=0.0, only="", ignore_conditions=False, seen=[])
+        usual = {"rate": 0.0, "faults": FAULTS, "lag_s": 0.0, "only": "", "times": None}
+        self.__dict__.update(usual, ignore_conditions=False, seen=[])
 
     def environment(self):
         return {
@@ -63,7 +65,10 @@ class FaultyS3:
     def fault(self, request):
         with self._guard:
             hit = self._random.random() < self.rate and re.search(self.only, request)
-            return self._random.choice(self.faults) if hit else None
+            if not hit or self.times == 0:
+                return None
+            self.times = None if self.times is None else self.times - 1
+            return self._random.choice(self.faults)
 
     def _handler(self):
         server = self
@@ -107,9 +112,12 @@ class FaultyS3:
                 if self.headers.get("Expect", "") == "100-continue":
                     self.send_response_only(100)
                     self.end_headers()
-                body = self.body()
                 fault = server.fault(f"{self.command} {self.path}")
                 server.seen.append((self.command, self.path, fault))
+                if fault == "dropped in the request":
+                    self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+                    return self.drop()
+                body = self.body()
                 if fault in ANSWERS:
                     status, content = ANSWERS[fault]
                     return self.answer(status, [("Content-Type", "application/xml")], content.encode())

@@ -16,6 +16,7 @@ from dsd.data.datamodule import PairDataModule
 from dsd.data.manifest import SpecError
 from dsd.data.store import Run
 from dsd.data.writer import TableWriter
+from dsd.llm.outages import is_outage
 from dsd.types import Pair
 from tests.providers import Fault, serve
 
@@ -175,9 +176,10 @@ def test_a_batch_is_asked_at_once_and_stays_in_order():
     assert isinstance(found[4], llm.Unparsable)
 
 
-def test_an_outage_is_raised():
-    with serve(lambda asked: Fault(status=401, text="wrong key")) as server, pytest.raises(llm.CallFailed):
-        vlm(server).caption_batch([pair()])
+def test_an_outage_is_an_error_of_each_pair():
+    with serve(lambda asked: Fault(status=401, text="wrong key")) as server:
+        found = vlm(server).caption_batch([pair(), pair(1)])
+    assert [(type(error), is_outage(error)) for error in found] == [(llm.CallFailed, True)] * 2
 
 
 def test_captions_are_bounded_and_empty_ones_asked_again():

@@ -1,12 +1,8 @@
 """Reading in blocks: an order that is arithmetic, read row group by row group, whoever reads or stops."""
 
-import multiprocessing
 import shutil
-import threading
-import time
 from collections import Counter
 from itertools import chain
-from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -20,15 +16,13 @@ from hypothesis import strategies as st
 import dsd
 from benchmarks.big_run import make, pair_id, pool
 from dsd import opening
-from dsd.data import loader as loading
 from dsd.data import policy as policies
-from dsd.data import stored
 from dsd.data.ids import Ids
 from dsd.data.loader import PairLoader, StoredSource, usual_window
 from dsd.data.manifest import ManifestError
 from dsd.data.order import EpochOrder
 from dsd.data.places import rows_at
-from dsd.data.sampler import Epoch, EpochSampler
+from dsd.data.sampler import EpochSampler
 from dsd.data.stored import RunSource
 from dsd.data.table import Table
 from dsd.data.writer import TableWriter
@@ -189,31 +183,6 @@ def test_resumed_with_other_processes(run, before, after):
     assert [sorted(chain(*batch)) for batch in seen] == [sorted(ids) for ids in global_batches(width, 1)]
 
 
-def test_a_worker_that_is_begun_while_another_loader_reads_reads_too(run):
-    """Forked in the middle of a read, it has nobody who would end that read."""
-    source = loader(run, 40).source
-    begun, expected = threading.Event(), source.load([3, 1]).ids
-
-    def read():
-        with stored._READING:
-            begun.set()
-            time.sleep(1)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert begun.wait(10)
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    child = context.Process(target=lambda: answers.put(source.load([3, 1]).ids))
-    child.start()
-    child.join(20)
-    stuck = child.exitcode is None
-    child.kill()
-    reader.join()
-    assert not stuck
-    assert answers.get() == expected
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_training_killed_and_resumed_with_other_processes(run, tmp_path, monkeypatch, world_size):
     """Lightning's checkpoint of one process; then as many as `world_size`, each as its trainer sees it."""
@@ -299,27 +268,6 @@ def test_an_epoch_reads_little_more_than_the_table(run, monkeypatch):
     reads.pictures.clear()
     assert len(list(loader(run, 8, window=ROWS))) == 125
     assert len(reads.pictures) == total  # what fits into the window is read once and mixed throughout
-
-
-@pytest.mark.parametrize(("num_workers", "parts"), [(2, 1), (4, 1), (6, 2), (8, 2), (12, 3)])
-def test_workers_share_what_is_read(run, monkeypatch, num_workers, parts):
-    """Together they read each pair once; those that make other parts of batches read other lanes."""
-    one = loader(run, 12, num_workers=num_workers)
-    assert loading._shared_by(num_workers, 12) == parts
-    read = []
-    for worker in range(num_workers):
-        info = SimpleNamespace(id=worker, num_workers=num_workers)
-        monkeypatch.setattr(loading, "get_worker_info", lambda info=info: info)
-        stream = loading._Parts(one.source, one.positions, Epoch(one.sampler), range(len(one)), parts)
-        read.append({position for chunk in stream._chunks() for part in chunk for position in part})
-    assert sum(map(len, read)) == len(set.union(*read)) == ROWS // 12 * 12
-
-
-def test_up_to_four_workers_make_batches_of_their_own():
-    asked = [(0, 8), (1, 8), (4, 8), (5, 8), (6, 8), (8, 8), (16, 8), (8, 1), (5, 3), (7, 7)]
-    assert [loading._shared_by(*workers_and_size) for workers_and_size in asked] == [
-        1, 1, 1, 5, 2, 2, 4, 1, 1, 7,
-    ]  # fmt: skip
 
 
 def test_unshuffled_pairs_are_read_in_the_order_of_the_table(run, monkeypatch):

@@ -359,9 +359,17 @@ def test_the_cache_keeps_within_its_limit_and_drops_the_longest_unused(run, monk
     monkeypatch.setenv("DSD_CACHE_GB", str(2.5 * size / 1e9))
     for shard in shards[:2]:
         run.pairs.whole(shard)
-    os.utime(cache.find(shards[1].sha256), (1, 1))  # the first was used since
+    paths = [cache.find(shard.sha256) for shard in shards[:2]]
+    for time_s, path in enumerate(paths, 1):
+        os.utime(path, (time_s, time_s))
+    run.pairs.whole(shards[0])  # the first is used once more
+    killed, living = (paths[0].with_name(f".{name}.parquet.1.tmp") for name in "ab")
+    for path in (killed, living):
+        path.write_bytes(b"half")
+    os.utime(killed, (1, 1))
     run.pairs.whole(shards[2])
     assert [bool(cache.find(shard.sha256)) for shard in shards[:3]] == [True, False, True]
+    assert (killed.exists(), living.exists()) == (False, True)
     monkeypatch.setenv("DSD_CACHE_GB", "lots")
     with pytest.raises(ValueError, match=r"DSD_CACHE_GB must be a number .* got 'lots'"):
         run.pairs.whole(shards[3])

@@ -23,9 +23,10 @@ class Captioner(Asking[Pair], ABC):
     def caption_batch(self, pairs: Sequence[Pair]) -> list[str | Exception]:
         """For each pair its caption, or the error that there is none, in order.
 
-        Override it to caption many pairs at once; keep that promise, and the captions of `caption`. An error
-        that is not the pair's own, such as a provider that cannot be reached, is raised. Where the money or
-        the time of the run ends, a `dsd.llm.Stopped` is in the place of each pair that was not captioned.
+        Override it to caption many pairs at once; keep that promise, and the captions of `caption`. A service
+        that does not answer is an error of each pair too (see `dsd.llm.outages.is_outage`): the stage ends
+        when too many come in a row, and records none of them. Where the money or the time of the run ends, a
+        `dsd.llm.Stopped` is in the place of each pair that was not captioned.
         """
         return [self._caption_or_error(pair) for pair in pairs]
 

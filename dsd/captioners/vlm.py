@@ -14,7 +14,6 @@ from pydantic import BaseModel, field_validator
 
 from dsd import llm
 from dsd.captioners.base import Captioner
-from dsd.llm.outages import is_outage
 from dsd.texts import fingerprint, one_line, read_texts
 from dsd.types import Pair
 
@@ -99,17 +98,10 @@ class VLMCaptioner(Captioner):
         return self.llm.run(self._caption(pair))
 
     def caption_batch(self, pairs: Sequence[Pair]) -> list[str | Exception]:
-        """For each pair its caption, or why there is none; many are asked for at once.
-
-        Raises:
-            CallFailed: if the model cannot be reached.
-        """
+        """For each pair its caption, or why there is none; many are asked for at once."""
         captions: list[str | Exception] = []
         try:
-            for caption in self.llm.map(self._caption, pairs):
-                if isinstance(caption, llm.AnswerError) and is_outage(caption):
-                    raise caption
-                captions.append(caption)
+            captions.extend(self.llm.map(self._caption, pairs))
         except llm.Stopped as stop:
             captions += [stop] * (len(pairs) - len(captions))
         return captions

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from dsd.data import lease
+from dsd.data import lease, uploads
 from dsd.data.lease import LockedError
 from dsd.data.storage import CHUNK_BYTES, Location, RemotePath
 
@@ -141,7 +141,8 @@ def discard_folder(path: Location) -> None:
 
 
 def sweep_temporary(folder: Location) -> None:
-    """Remove what killed processes left anywhere in `folder`: temporary files and half-removed folders.
+    """Remove what killed processes left anywhere in `folder`: temporary files, half-removed folders, and
+    uploads in parts that never ended.
 
     Only whoever holds the run's lock may call it.
     """
@@ -150,6 +151,7 @@ def sweep_temporary(folder: Location) -> None:
             _delete_listed(file.parent)
         for file in [*folder.glob(f"{lease.LOCK}.*")]:
             delete_file(file)
+        uploads.abort(folder.url)
         return
     with explained(folder):
         for path in [*folder.rglob(f".*{_DISCARDED}*")]:

@@ -36,7 +36,7 @@ class PairDataModule(lightning.LightningDataModule):
             there are several; None or False for pictures.
         columns: of a data set: which of its columns is the `reference`, the `target` and the `caption`. For
             the released data `{"reference": "conditioning", "target": "image", "caption": "caption"}`.
-        num_workers: processes that read ahead.
+        num_workers: threads that decode ahead; see `PairLoader`.
         seed: of the order, and of what is held out.
         val_fraction: share of the grids whose pairs are held out for validation, in [0, 1).
         val_batch_size: pairs a validation batch; `batch_size` by default.

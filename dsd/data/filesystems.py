@@ -97,17 +97,17 @@ def _install(protocol: str, error: ImportError) -> str:
     return f"{protocol}:// needs a package that is not installed. Install it: {how}"
 
 
-def _code(error: BaseException) -> str:
-    """What an S3 or a Google Cloud client says went wrong."""
+def error_code(error: BaseException) -> str:
+    """What an S3 or a Google Cloud client says went wrong; "" if it does not say."""
     response = getattr(error.__cause__ or error, "response", None)
     if isinstance(response, Mapping):
-        return str(response.get("Error", {}).get("Code"))
+        return str(response.get("Error", {}).get("Code", ""))
     return str(getattr(error, "code", ""))
 
 
-def condition_failed(error: Exception) -> bool:
+def condition_failed(error: BaseException) -> bool:
     """Whether a store did not put an object because its condition does not hold."""
-    return isinstance(error, FileExistsError) or _code(error) in (
+    return isinstance(error, FileExistsError) or error_code(error) in (
         *("PreconditionFailed", "412"),
         *("ConditionalRequestConflict", "409"),
     )
@@ -115,7 +115,7 @@ def condition_failed(error: Exception) -> bool:
 
 def unknown_condition(error: Exception) -> bool:
     """Whether a store did not put an object because it does not know conditions."""
-    return _code(error) in ("NotImplemented", "501")
+    return error_code(error) in ("NotImplemented", "501")
 
 
 def scrubbed(text: str) -> str:

@@ -1,6 +1,5 @@
 """Pictures of pairs as batches of pixels."""
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -8,7 +7,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from dsd.backbones.base import RawBatch
 from dsd.data.buckets import Size, nearest
@@ -37,7 +35,7 @@ def raw_batch(
             fitted = _fit(image, size)
             found[side].add(fitted.size)
             if number == 0:
-                rooms.append(_empty(len(ids), fitted.height, fitted.width, 3))
+                rooms.append(torch.empty(len(ids), fitted.height, fitted.width, 3, dtype=torch.uint8))
             if len(found[side]) == 1:  # else it ends in an error, which names all sizes
                 rooms[side].numpy()[number] = np.asarray(fitted)  # copied once, to where it stays
     for sizes in found:
@@ -56,14 +54,6 @@ def layout(pictures: Pictures, size_px: Sizes = None) -> Hashable:
     """The sizes of a pair's pictures as they come into a batch."""
     size = _size(pictures[1], size_px)
     return tuple(picture.size for picture in pictures) if size is None else size
-
-
-def _empty(*shape: int) -> UInt8[Tensor, "b h w 3"]:
-    """Room for pixels; in a loader's worker in memory that it shares with the process that takes them."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own `collate` makes it
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _size(target: Image.Image, size_px: Sizes) -> Size | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from dsd.data import uploads
 from dsd.data.atomic import delete_file, explained, lock
 from dsd.data.filesystems import StorageError
 from dsd.data.manifest import STAGE_MANIFEST
@@ -92,6 +93,8 @@ def collect(run: "Run", *, dry_run: bool = False) -> Garbage:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             else:
                 delete_file(path)
+        if isinstance(run.path, RemotePath):
+            uploads.abort(run.path.url)  # no files yet, and so on no list
         return found
 
 

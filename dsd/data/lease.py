@@ -235,6 +235,14 @@ def put(path: RemotePath, content: bytes, create: bool = False) -> None:
         lease.put(path, content, create)
 
 
+def upload(path: RemotePath, file: Path) -> None:
+    """Copy a file of this machine to a store; see `RemotePath.upload`. As `put` otherwise."""
+    lease = _of(path)
+    if lease is not None:
+        lease.check()
+    path.upload(file)
+
+
 def unlink(path: RemotePath) -> None:
     """Delete a file if it is there; in a run that this process holds, only as long as it does."""
     lease = _of(path)

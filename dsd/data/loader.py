@@ -1,13 +1,18 @@
-"""Batches read ahead by workers, row group after row group, that go on exactly where training was stopped."""
+"""Batches read and decoded ahead by threads, that go on exactly where training was stopped.
+
+Threads rather than processes: decoders work without the interpreter's lock, and what they made need not be
+moved through shared memory, which takes longer than what is decoded in it.
+"""
 
 import hashlib
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dsd.backbones.base import Batch, RawBatch
 from dsd.data.order import Positions
@@ -17,12 +22,12 @@ AnyBatch = Batch | RawBatch
 
 _WINDOW_BYTES = 64 * 2**20
 _MAX_WINDOW = 4096
-_READ_BY = 4  # workers, at most where that is possible, that read the same row groups
+_AHEAD = 2  # batches a worker, as a `DataLoader` has it
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Pairs that can be read by their position."""
+    """Pairs that can be read by their position, by several threads at the same time."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -56,55 +61,9 @@ def usual_window(pair_bytes: int) -> int:
     return max(1, min(_MAX_WINDOW, _WINDOW_BYTES // max(1, pair_bytes)))
 
 
-class _Parts(IterableDataset[AnyBatch | None]):
-    """What is left of an epoch, as the samples of a `DataLoader`: each batch in so many parts.
-
-    Where there are many workers, several share a batch, so that each reads of the table what is in its own
-    lanes alone. Worker w of n makes the samples w, w + n, w + 2n, ..., which is the order in which a
-    `DataLoader` hands them out. None stands for a part without a pair.
-    """
-
-    def __init__(self, source: Source, positions: Positions, epoch: Epoch, todo: range, parts: int) -> None:
-        self.source, self.positions, self.epoch, self.todo, self.parts = source, positions, epoch, todo, parts
-
-    def __iter__(self) -> Iterator[AnyBatch | None]:
-        if not isinstance(self.source, StoredSource):
-            for part in itertools.chain.from_iterable(self._chunks()):
-                yield self.source.load(part) if part else None
-            return
-        chunks = self._chunks()
-        with ThreadPoolExecutor(1, "read") as reader:
-            chunk = next(chunks, None)
-            coming = reader.submit(self.source.read, _all(chunk))
-            while chunk is not None:
-                pairs, following = coming.result(), next(chunks, None)
-                coming = reader.submit(self.source.read, _all(following))
-                for part in chunk:
-                    yield self.source.batch(part, pairs) if part else None
-                chunk = following
-
-    def _chunks(self) -> Iterator[list[list[int]]]:
-        """This worker's parts, those together that are best read together."""
-        info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        turn, part = divmod(worker, self.parts)
-        every, depth, first = workers // self.parts, self.epoch.depth, self.todo.start
-        while first < self.todo.stop:
-            last = min(first - first % depth + depth, self.todo.stop)
-            batches = self.epoch.batches(first, last)
-            mine = [b for t, b in enumerate(batches, first - self.todo.start) if t % every == turn]
-            yield [self._part(batch, part) for batch in mine]
-            first = last
-
-    def _part(self, batch: Sequence[int], part: int) -> list[int]:
-        first, last = (len(batch) * i // self.parts for i in (part, part + 1))
-        found: list[int] = self.positions[batch[first:last]].tolist()
-        return found
-
-
 class PairLoader:
-    """Batches of pairs, epoch after epoch; its state says how far they were used, not how far workers had
-    read ahead.
+    """Batches of pairs, epoch after epoch; its state says how far they were used, not how far
+    threads had read ahead.
 
     Lightning saves and restores that state in its checkpoints, and tells the epoch.
 
@@ -114,7 +73,7 @@ class PairLoader:
         batch_size: pairs a batch and process.
         seed: of the order.
         shuffle: see `EpochSampler`.
-        num_workers: processes that read ahead; 0 to read in this one.
+        num_workers: threads that decode ahead, two batches each; 0 to decode when a batch is asked for.
         pin_memory: page-lock batches for quick copies to a GPU.
         rank: of this process.
         world_size: the number of processes.
@@ -165,20 +124,12 @@ class PairLoader:
     def __iter__(self) -> Iterator[AnyBatch]:
         epoch, start = self.sampler.epoch, self.sampler.start
         self.sampler.start, self._used = 0, start
-        parts = _shared_by(self.num_workers, self.batch_size)
-        todo = range(start, len(self.sampler))
-        loader = DataLoader(
-            _Parts(self.source, self.positions, Epoch(self.sampler), todo, parts),
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory and parts == 1,
-            prefetch_factor=2 if self.num_workers else None,
-        )
-        samples = iter(loader)
-        while some := list(itertools.islice(samples, parts)):
-            batch = _joined([sample for sample in some if sample is not None])
+        jobs = _jobs(self.source, self.positions, Epoch(self.sampler), range(start, len(self.sampler)))
+        if self.pin_memory:
+            jobs = (partial(_pinned, job) for job in jobs)
+        for batch in _ahead(jobs, self.num_workers):
             self._used += 1
-            yield batch.pin_memory() if self.pin_memory and parts > 1 else batch
+            yield batch
         if self.sampler.epoch == epoch:  # nobody counts epochs for us, or not yet
             self.sampler.set_epoch(epoch + 1)
             self._used = 0
@@ -226,28 +177,57 @@ class PairLoader:
         }
 
 
-def _all(parts: Sequence[Sequence[int]] | None) -> list[int]:
-    return sorted({position for part in parts or () for position in part})
+def _jobs(
+    source: Source, positions: Positions, epoch: Epoch, todo: range
+) -> Iterator[Callable[[], AnyBatch]]:
+    """What makes each batch of what is left of an epoch, in order; what it needs has been read by then."""
+    chunks = _chunks(positions, epoch, todo)
+    if not isinstance(source, StoredSource):
+        for batch in itertools.chain.from_iterable(chunks):
+            yield partial(source.load, batch)
+        return
+    with ThreadPoolExecutor(1, "read") as reader:
+        chunk = next(chunks, None)
+        coming = reader.submit(source.read, _all(chunk))
+        while chunk is not None:
+            pairs, following = coming.result(), next(chunks, None)
+            coming = reader.submit(source.read, _all(following))
+            for batch in chunk:
+                yield partial(source.batch, batch, pairs)
+            chunk = following
 
 
-def _shared_by(num_workers: int, batch_size: int) -> int:
-    """How many workers make one batch together; the others make the next ones.
-
-    The parts of a batch must be copied into one, which costs more than reading a row group several times: so
-    some workers make batches of their own, before there are so many that reading would weigh more.
-    """
-    workers = max(1, num_workers)
-    shares = [n for n in range(1, workers + 1) if workers % n == 0 and n <= batch_size]
-    return next((n for n in shares if workers // n <= _READ_BY), shares[-1])
+def _chunks(positions: Positions, epoch: Epoch, todo: range) -> Iterator[list[list[int]]]:
+    """The batches of what is left of an epoch, those together that are best read together."""
+    first = todo.start
+    while first < todo.stop:
+        last = min(first - first % epoch.depth + epoch.depth, todo.stop)
+        yield [positions[batch].tolist() for batch in epoch.batches(first, last)]
+        first = last
 
 
-def _joined(parts: Sequence[AnyBatch]) -> AnyBatch:
-    try:
-        kind: Any = type(parts[0])
-        joined: AnyBatch = parts[0] if len(parts) == 1 else kind.joined(parts)
-        return joined
-    except RuntimeError as error:
-        raise ValueError(
-            "The pairs of a batch differ in size. Give `size_px` to cut and resize pictures, `buckets`, or a "
-            "batch size of 1."
-        ) from error
+def _pinned(job: Callable[[], AnyBatch]) -> AnyBatch:
+    return job().pin_memory()
+
+
+def _all(batches: Sequence[Sequence[int]] | None) -> list[int]:
+    return sorted({position for batch in batches or () for position in batch})
+
+
+def _ahead(jobs: Iterator[Callable[[], AnyBatch]], num_threads: int) -> Iterator[AnyBatch]:
+    """What the jobs make, in order, while threads do the next ones; without threads one by one."""
+    if not num_threads:
+        for job in jobs:
+            yield job()
+        return
+    with ThreadPoolExecutor(num_threads, "decode") as pool:
+        waiting: deque[Future[AnyBatch]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > _AHEAD * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also if whoever iterates has had enough
+            pool.shutdown(cancel_futures=True)

@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.request import url2pathname
 
+from dsd.data import uploads
 from dsd.data.filesystems import (
     S3,
     ConflictError,
-    condition_failed,
+    StorageError,
     files,
     protocols,
     scrubbed,
@@ -224,24 +225,33 @@ class RemotePath:
         Raises:
             ConflictError: if the condition does not hold.
         """
-        options: dict[str, Any] = {"mode": "create"} if create and self.protocol not in _told_of else {}
+        condition: dict[str, Any] = {"mode": "create"} if create and self.protocol not in _told_of else {}
         if replaces is not None and self.conditional:
-            options = {"IfMatch": replaces}
+            condition = {"IfMatch": replaces}
+        return self._sent(content, condition) or self.version()
+
+    def upload(self, file: Path) -> None:
+        """Copy a file of this machine to here, in parts if it is large.
+
+        Raises:
+            ConflictError: if there is a file already, and the store can tell.
+            StorageError: also if other bytes arrived than were sent.
+        """
+        self._sent(file, {"mode": "create"} if self.conditional else {})
+        size = file.stat().st_size
+        if (there := self.size()) != size:
+            raise StorageError(errno.EIO, f"The store has {there} of {size} bytes of {self}.")
+
+    def _sent(self, content: bytes | Path, condition: Mapping[str, Any]) -> str:
+        """Put a file on condition; its ETag, or "" if the store says none."""
         with told(self, "write"):
             try:
-                done = files(self.url).pipe_file(self.url, content, **options)
-                if isinstance(done, Mapping) and done.get("ETag"):
-                    return str(done["ETag"])
+                return uploads.send(self, content, condition)
             except Exception as error:
-                if options and unknown_condition(error):
-                    self._tell_of_no_conditions()
-                    return self.put(content)
-                if not (options and condition_failed(error)):
+                if not (condition and unknown_condition(error)):
                     raise
-                # A retry after an answer that was lost on the way meets what the first try has put.
-                if not self._holds(content):
-                    raise ConflictError(errno.EEXIST, f"{self} was written by somebody else.") from None
-        return self.version()
+                self._tell_of_no_conditions()
+                return uploads.send(self, content, {})
 
     def append(self, content: bytes) -> None:
         """Put the file anew with something added at its end; what others add meanwhile is kept on S3."""
@@ -312,16 +322,6 @@ class RemotePath:
             return str(self._info()["type"])
         except FileNotFoundError:
             return None
-
-    def _holds(self, content: bytes) -> bool:
-        if self.size() != len(content):
-            return False
-        start = 0
-        for chunk in self.chunks(len(content)):
-            if chunk != content[start : start + len(chunk)]:
-                return False
-            start += len(chunk)
-        return True
 
     def _tell_of_no_conditions(self) -> None:
         if self.protocol not in _told_of:

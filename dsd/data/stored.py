@@ -1,6 +1,5 @@
 """The pairs of a run to train on: where each stands is known, the rest is read row group by row group."""
 
-import os
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +26,6 @@ _COLUMNS = ("id", "reference", "target", "caption")
 _LAYOUTS_AT_ONCE = 256
 # Loaders for training and validation read one source, each in a thread of its own.
 _READING = threading.Lock()
-# A forked process, such as a loader's worker, would wait for ever for a reader that it does not have.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_READING.acquire, after_in_parent=_READING.release, after_in_child=_READING.release
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCardData
@@ -14,6 +14,7 @@ import dsd
 from dsd.data.atomic import replace_file
 from dsd.data.manifest import without_secrets
 from dsd.data.policy import Policy
+from dsd.data.storage import Location, location
 from dsd.data.store import Run
 from dsd.exchange.output import RunLike, as_run
 from dsd.exchange.sheet import pair_sheet
@@ -31,13 +32,13 @@ def write_card(
     policy: str | Mapping[str, Any] | None = None,
     license: str | None = None,
     title: str | None = None,
-) -> Path:
+) -> Location:
     """Write the data set card of a run, README.md, and a sheet of its pairs, pairs.png. With them the run can
     be shown on the Hub as it is.
 
     Args:
         run: the run or its folder.
-        out: the folder to write them to; the run's own by default.
+        out: the folder to write them to, or its URL; the run's own by default.
         policy: which pairs are counted and shown; see `Run.accepted`.
         license: such as "apache-2.0" or "other".
         title: of the card; the run's name by default.
@@ -55,11 +56,11 @@ def write_card(
     ids = source.accepted(policy)
     if not ids:
         raise ValueError(f"No pair of {source.path} is accepted. Loosen the policy, or use 'every'.")
-    folder = Path(str(source.path)) if out is None else Path(out).expanduser()
+    folder = source.path if out is None else location(out)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Make it, or leave `out` out.")
     card = folder / "README.md"
-    if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
+    if card.exists() and _MARK not in card.read_bytes().decode(errors="replace"):
         raise FileExistsError(f"{card} was written by somebody else. Move it away, or give `out`.")
     write(
         folder, source, ids, policy=policy, title=title or source.path.name, license=license,
@@ -72,7 +73,7 @@ _MARK = "<!-- card of dsd -->"
 
 
 def write(
-    folder: Path,
+    folder: Location,
     run: Run,
     ids: Sequence[str],
     *,
@@ -129,7 +130,9 @@ def write(
     if export is not None:
         parts += ["## Written as", _json({name: value for name, value in export.items() if value})]
     sheet = pair_sheet([(run.pairs[i], _statuses(run, i)) for i in picked])
-    sheet.save(folder / SHEET)
+    picture = BytesIO()
+    sheet.save(picture, "PNG")
+    replace_file(folder / SHEET, picture.getvalue())
     replace_file(folder / "README.md", ("\n\n".join(parts) + "\n").encode())
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from dsd.data.rows import decode_image
+from dsd.data.storage import Location, location
 from dsd.data.store import Run
 from dsd.exchange import LAYOUTS, card
 from dsd.exchange.outgoing import Outgoing
@@ -35,7 +36,7 @@ class Exported:
         seconds: how long it took.
     """
 
-    folder: Path
+    folder: Location
     layout: str
     pairs: int
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -68,7 +69,7 @@ def export_pairs(
 
     Args:
         run: the run or its folder.
-        out: the new folder.
+        out: the new folder, or a URL; what is uploaded is written to the folder for temporary files first.
         layout: "release", Parquet as primecai/dsd_data; "subjects200k"; "webdataset", tar archives;
             "imagefolder", pictures and metadata.jsonl.
         policy: which pairs; see `Run.accepted`.
@@ -109,7 +110,9 @@ def export_pairs(
         ids = source.captioned(captions, ids)
     if not ids:
         raise ValueError(f"No pair of {source.path} is accepted. Loosen the policy, or use 'every'.")
-    target = Path(out).expanduser().absolute()
+    target = location(out)
+    if isinstance(target, Path):
+        target = target.absolute()
     left_out: Counter[str] = Counter()
     with (
         new_folder(target) as new,
@@ -136,12 +139,13 @@ def export_pairs(
             new, source, ids, policy=policy, title=title or target.name, license=license,
             data_files=writer.data_files, export=told,
         )  # fmt: skip
+        num_bytes = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
     return Exported(
         folder=target,
         layout=layout,
         pairs=num_pairs,
         left_out=dict(left_out),
-        num_bytes=sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
+        num_bytes=num_bytes,
         seconds=time.monotonic() - started,
     )
 
