@@ -3,6 +3,7 @@
 import json
 import shutil
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dsd import DSDPipeline, Student
 from dsd.cli import main
 from dsd.convert import convert
 from dsd.publish import export, modelcard
+from dsd.publish.saved import open_saved
 from tests.trained import trained
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -384,6 +386,16 @@ def test_the_card_has_figures_pictures_and_lines_that_load(saved, tmp_path):
     assert str(tmp_path) not in shown
     assert _base(saved) not in shown, "where the base lies is nobody's business"
     assert Path(_base(saved)).name in shown.replace("\\_", "_")
+
+
+def test_a_folder_that_the_conditioning_reads_is_not_told(saved, tmp_path):
+    opened = open_saved(saved)
+    spec = {**opened.card["conditioning"], "encoder": {"kind": "timm", "model": f"local-dir:{tmp_path}/eyes"}}
+    opened = replace(opened, card={**opened.card, "conditioning": spec})
+    modelcard.write_card(tmp_path, opened, "diffusers", name="out", repo=None, report=None)
+    shown = (tmp_path / "README.md").read_text()
+    assert '"local-dir:eyes"' in shown
+    assert str(tmp_path) not in shown
 
 
 def test_the_card_of_a_comparison(saved, tmp_path):
