@@ -9,6 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import fsspec
 from moto.server import ThreadedMotoServer
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTESTTEST", "a-very-secret-key"
@@ -49,6 +50,7 @@ class FaultyS3:
         self._proxy.shutdown()
         self._proxy.server_close()
         self._moto.stop()
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # they know this server's address
 
     def calm(self):
         """No more faults; what was seen is forgotten."""

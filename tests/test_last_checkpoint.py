@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import dsd
 from dsd.cli.fit import fit
-from dsd.data import loader
+from dsd.data.stored import RunSource
 from tests.cheap_world import make_run
 
 STEPS = 7
@@ -183,7 +183,7 @@ def test_an_error_between_steps_loses_nothing(
         raise RuntimeError("out of memory")
 
     def break_data(trainer: Any) -> None:
-        monkeypatch.setattr(loader, "_joined", fail)
+        monkeypatch.setattr(RunSource, "batch", lambda *_: fail(trainer))
 
     recipe = {**recipe, "checkpoint_every_n_steps": 2}
     for folder, callback, step in (
