@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dsd.studies.canvas import dress, write_figure
 from dsd.studies.curators_results import ALL, HARD, Results
 from dsd.studies.curators_scores import Curves
-from dsd.studies.plots import COLOURS, LONGEST_BESIDE, MUTED, PAPER, Line, dots, labels, lines
+from dsd.studies.plots import COLOURS, MUTED, PAPER, Line, dots, labels, lines
 
 _MOST_POINTS = 400
 _LEAST_THRESHOLDS = 5  # fewer are no curve
@@ -23,12 +23,11 @@ def drawings(results: Results) -> dict[str, tuple[str, Markup]]:
     found: dict[str, tuple[str, Markup]] = {}
     points: dict[str, dict[str, tuple[float, float, float]]] = {}
     names = labels([x.entry.name for x in results.verdicts])
-    beside = labels([x.entry.name for x in results.verdicts], LONGEST_BESIDE)
     for part in results.parts:
         for row in results.scores[part]:
             if (value := row["auroc"]) is not None:
                 ends = row.get("auroc_low", value), row.get("auroc_high", value)
-                points.setdefault(beside[row["curator"]], {})[PART_NAMES[part]] = (value, *ends)
+                points.setdefault(row["curator"], {})[PART_NAMES[part]] = (value, *ends)
     if not points:
         return found
     found["auroc"] = (

@@ -16,7 +16,6 @@ from dsd.studies.canvas import dress, write_figure
 from dsd.studies.identity_results import HARD, IdentityResults
 from dsd.studies.plots import (
     COLOURS,
-    LONGEST_BESIDE,
     MUTED,
     PAPER,
     Line,
@@ -87,8 +86,7 @@ def tables(results: IdentityResults) -> dict[str, Table]:
 
 def drawings(results: IdentityResults) -> dict[str, tuple[str, Markup]]:
     """For the page, by name, with captions."""
-    beside = labels([row["extractor"] for row in results.rows], LONGEST_BESIDE)
-    rows = [(beside[row["extractor"]], _values(row)) for row in results.rows]
+    rows = [(row["extractor"], _values(row)) for row in results.rows]
     found = {
         "auroc": (
             "Chance that a pair of one subject is more similar than one of two, with 95\N{NO-BREAK SPACE}% "

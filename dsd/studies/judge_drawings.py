@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dsd.studies.canvas import dress, write_figure
 from dsd.studies.judge_results import ALL, JudgeResults
-from dsd.studies.plots import COLOURS, LONGEST_BESIDE, MUTED, PAPER, Line, dots, labels, lines
+from dsd.studies.plots import COLOURS, MUTED, PAPER, Line, dots, labels, lines
 
 _LEAST_ITEMS = 5
 _TITLES = {"spearman": "Spearman's correlation", "alpha": "Krippendorff's alpha"}
@@ -18,10 +18,9 @@ _TITLES = {"spearman": "Spearman's correlation", "alpha": "Krippendorff's alpha"
 def drawings(results: JudgeResults) -> dict[str, tuple[str, Markup]]:
     """For the page, by name, with captions; a drawing without a value is left out."""
     found: dict[str, tuple[str, Markup]] = {}
-    beside = labels([row["judge"] for row in results.agreement[ALL]], LONGEST_BESIDE)
     for number, title in _TITLES.items():
         rows = []
-        for name, shown in beside.items():
+        for name in [row["judge"] for row in results.agreement[ALL]]:
             values = {}
             for part in results.parts:
                 row = next(row for row in results.agreement[part] if row["judge"] == name)
@@ -29,7 +28,7 @@ def drawings(results: JudgeResults) -> dict[str, tuple[str, Markup]]:
                     ends = row.get(f"{number}_low", value), row.get(f"{number}_high", value)
                     values["all items" if part == ALL else part] = (value, *ends)
             if values:
-                rows.append((shown, values))
+                rows.append((name, values))
         if rows:
             caption = f"{title} with people's ratings, with 95\N{NO-BREAK SPACE}% intervals."
             found[number] = (caption, dots(rows, title, description=caption, rules={"none": 0.0}))

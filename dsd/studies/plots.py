@@ -96,9 +96,10 @@ def dots(
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
         anchor = "end" if at > _WIDTH - 90 else "middle"
         parts.append(_text(at, 14, name, anchor))
+    shown = labels([name for name, _ in rows], LONGEST_BESIDE)
     for number, (name, values) in enumerate(rows):
         middle = top + _ROW * (number + 0.5)
-        parts.append(_text(_NAMES - 12, middle + 4, name, "end", "name"))
+        parts.append(_text(_NAMES - 12, middle + 4, shown[name], "end", "name"))
         for kind, (value, low, high) in values.items():
             index = kinds.index(kind)
             y = middle + 7 * (index - (len(kinds) - 1) / 2)

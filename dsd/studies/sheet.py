@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dsd.contact import wrapped
 from dsd.data.atomic import make_folder, replace_file
 from dsd.evaluation.small_world import Answers, HeldOut
 
@@ -48,7 +49,8 @@ def write_sheet(
         _place(sheet, case.reference, _MARGIN, top, side_px)
         for row, (name, drawn) in enumerate(answers.items()):
             y = top + row * step
-            pen.text((_MARGIN + step + 8, y + side_px / 2 - 8), name.replace("_", " "), _INK, font)
+            label = "\n".join(wrapped(name.replace("_", " "), font, _NAME - 16))
+            pen.text((_MARGIN + step + 8, y + side_px / 2), label, _INK, font, anchor="lm")
             for j, image in enumerate(drawn[number]):
                 _place(sheet, image, left + j * step, y, side_px)
     buffer = BytesIO()
