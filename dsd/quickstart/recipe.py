@@ -75,7 +75,7 @@ class Recipe:
         default_factory=lambda: {
             "num_inference_steps": 20,
             "guidance_scale": 3.5,
-            "image_guidance": 3.0,
+            "image_guidance": 2.2,
             "guidance_skip_steps": 0,  # whom it shows is settled in the first steps
         }
     )
