@@ -10,14 +10,14 @@ twice. Interesting bytes are kept in the folder, if one is given; those that bre
 import inspect
 import sys
 
-import atheris
-
-with atheris.instrument_imports(include=["dsd"]):
-    from tests import test_fuzz
-
 
 def main() -> None:
     """Fuzz the property that is named first; other arguments are libFuzzer's."""
+    import atheris
+
+    with atheris.instrument_imports(include=["dsd"]):
+        from tests import test_fuzz
+
     properties = {
         name: found.hypothesis.fuzz_one_input
         for name, found in vars(test_fuzz).items()

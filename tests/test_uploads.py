@@ -161,6 +161,7 @@ def test_ctrl_c_in_an_upload_leaves_no_parts(server, folder, monkeypatch):
     assert begun(folder) == []
 
 
+@pytest.mark.slow
 def test_an_upload_that_somebody_else_ends_is_told(server, folder):
     server.__dict__.update(rate=1.0, only="partNumber=5", faults=("stall",))
     caught = []
@@ -307,6 +308,7 @@ def _stopped_at(count):
     return unlink
 
 
+@pytest.mark.slow
 def test_a_card_of_a_run_in_a_store_is_put_there(folder):
     run = remote_me.stages(folder.url)
     assert write_card(run, policy="every") == folder / "README.md"
