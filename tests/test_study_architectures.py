@@ -24,6 +24,7 @@ from dsd.studies.folder import StudyFolder
 from dsd.studies.intervals import crossed_interval
 from dsd.studies.matching import matched
 from dsd.studies.plan import LEAST_STEPS, Probe, marks, steps_for
+from dsd.studies.sheet import write_sheet
 from tests.cheap_world import make_run
 from tests.test_report import EVIL, Page, check
 
@@ -443,3 +444,17 @@ def test_the_command_passes_everything_on(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.strip().endswith("report.html")
     assert cli_study.study.__doc__
     assert main(["study", "arcitectures", "--run", "r", "--out", "o"]) == 2
+
+
+def test_long_names_stay_in_their_column_of_the_sheet(tmp_path):
+    """Between the names and the pictures, and between the pictures, there is nothing but paper."""
+    cases = held_out(1, num_scenes=2)
+    picture, name = Image.new("RGB", (64, 64), "red"), "parallel encoding=per_frame reference_noise=0.5"
+    sheet = np.asarray(
+        Image.open(write_sheet(tmp_path / "a.png", cases, {name: [[picture] * 2]})).convert("L")
+    )
+    rows = slice(60, 60 + 96)
+    paper = sheet[0, 0]
+    assert (sheet[rows, 122:226] != paper).any(), "the name"
+    for left in (246, 348):
+        assert (sheet[rows, left : left + 6] == paper).all()

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         if end.code != _TERMINATED:
             raise
-        return messages.fail(
-            command, "Terminated. Call the command again: what was written stays.", _TERMINATED
-        )
+        return messages.fail(command, f"Terminated. {stays}", _TERMINATED)
     except ArgumentError as error:
         groups: Groups = options[command][1] if command else {}
         known = {f"{prefix}{option.name}": option for prefix, group in groups.items() for option in group}
