@@ -82,14 +82,27 @@ class FaultyS3:
                 pass
 
             def body(self):
+                """What was sent; None where the client left before the end: S3 stores nothing of that."""
+                try:
+                    return self.whole_body()
+                except (ConnectionError, ValueError):
+                    return None
+
+            def whole_body(self):
                 if self.headers.get("Transfer-Encoding", "") == "chunked":
                     parts = []
                     while length := int(self.rfile.readline().split(b";")[0], 16):
-                        parts.append(self.rfile.read(length))
+                        parts.append(self.exactly(length))
                         self.rfile.readline()
                     self.rfile.readline()
                     return b"".join(parts)
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                return self.exactly(int(self.headers.get("Content-Length", 0)))
+
+            def exactly(self, length):
+                content = self.rfile.read(length)
+                if len(content) < length:
+                    raise ConnectionResetError(f"{len(content)} of {length} bytes came")
+                return content
 
             def answer(self, status, headers, content, cut=None):
                 self.send_response_only(status)
@@ -120,6 +133,8 @@ class FaultyS3:
                     self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
                     return self.drop()
                 body = self.body()
+                if body is None:
+                    return self.drop()
                 if fault in ANSWERS:
                     status, content = ANSWERS[fault]
                     return self.answer(status, [("Content-Type", "application/xml")], content.encode())
