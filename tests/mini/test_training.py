@@ -17,13 +17,14 @@ from dsd import mini
 from dsd.mini.train.__main__ import export, unpack
 from dsd.mini.train.autoencoder import CONFIG, compose, pictures
 from dsd.mini.train.bank import PanelBank
-from dsd.mini.train.examples import Examples, apart, at_once
+from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, apart, at_once
 from dsd.mini.train.fast import attention, fast
+from dsd.mini.train.guidance import PANEL_SHARE, TEXT_SHARE, guided
 from dsd.mini.train.loop import Training
 from dsd.mini.train.metric import SEEN, error_metric
 from dsd.mini.train.muon import orthogonalise
 from dsd.mini.train.relatives import family
-from dsd.mini.train.teacher import GIVEN, give, load_teacher
+from dsd.mini.train.teacher import GIVEN, Teacher, give, load_teacher
 from dsd.mini.world import is_held_out
 
 
@@ -206,3 +207,59 @@ def test_nothing_trained_is_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing to export"):
         export(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class _Told(Teacher):
+    """A denoiser that adds up what it sees: the mean of the tokens, the time, the length of the prompt."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # no network
+
+    def forward(
+        self,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        guidance: torch.Tensor,
+        batch: Examples,
+        prompts: list[str],
+        length: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert (guidance == 1).all()
+        assert x_t.shape[1] == batch.rows * batch.columns
+        assert length == LENGTHS[batch.layout]
+        words = torch.tensor([float(len(prompt)) for prompt in prompts])
+        return x_t + (x_t.mean((1, 2)) + t + words)[:, None, None], x_t
+
+
+@pytest.mark.parametrize("layout", ["2x2", "1x2", "1x1"])
+def test_guidance_draws_from_no_prompt_and_from_each_panel_alone(layout: str) -> None:
+    generator, (rows, columns) = torch.Generator().manual_seed(0), LAYOUTS[layout]
+    n, count = 3, rows * columns
+    captions = ["c" * (2 + i) for i in range(n * count)]
+    x_t = torch.randn(n, 16 * count, 64, generator=generator)
+    t, strength = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1.0, 3.5, 5.0])
+    batch = Examples(
+        x_0=torch.zeros_like(x_t),
+        prompts=["p" * 20, "p" * 30, "p" * 40],
+        captions=captions,
+        layout=layout,
+        scenes=torch.zeros(n, count, dtype=torch.long),
+        facts=None,
+        rows=4 * rows,
+        columns=4 * columns,
+    )
+    found = guided(_Told(), x_t, t, strength, batch)
+    grid = x_t.unflatten(1, (4 * rows, 4 * columns))
+    for i in range(n):
+        words = 20.0 + 10 * i
+        for panel in range(count):
+            place = (slice(panel // columns * 4, panel // columns * 4 + 4),)
+            place += (slice(panel % columns * 4, panel % columns * 4 + 4),)
+            own = grid[i][place]
+            together = own + x_t[i].mean() + t[i] + words
+            alone = own + own.mean() + t[i] + len(captions[i * count + panel])
+            wanted = together + TEXT_SHARE * (strength[i] - 1) * words
+            if count > 1:
+                wanted = wanted + PANEL_SHARE * (strength[i] - 1) * (together - alone)
+            answer = found[i].unflatten(0, (4 * rows, 4 * columns))[place]
+            torch.testing.assert_close(answer, wanted, atol=1e-4, rtol=1e-5)

@@ -79,7 +79,7 @@ class Examples:
     def single(self) -> "Examples":
         """What describes the panels as pictures of their own, without latents."""
         return Examples(
-            x_0=self.x_0[:0],
+            x_0=self.x_0.new_zeros(len(self.captions), 0, self.x_0.shape[2]),
             prompts=self.captions,
             captions=self.captions,
             layout="1x1",
