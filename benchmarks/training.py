@@ -14,7 +14,7 @@ embedded model's autoencoder and text encoders; conditioning `parallel`, LoRA of
 - pictures: memory of `ValidationPictures` against that of a training step, both beyond the denoiser;
 - sampling, guidance: `DSDPipeline` against the release's pipeline (`FluxControlPipeline` is the same
   function) and its three predictions one after the other;
-- loader: reading a batch of cached encodings against a step;
+- loader: reading an epoch of cached encodings against steps on its batches;
 - start-up: `dsd fit` on the embedded model, from the command to the end of its first step.
 """
 
@@ -201,27 +201,29 @@ def drawing(steps: Steps, few: int) -> Iterator[Row]:
             assert key == "sampling"
 
 
-def loading(run: dsd.Run, many: int) -> Iterator[Row]:
-    """A batch from disk against a step on it, both of the embedded model."""
-    data = dsd.PairDataModule(run, batch_size=16, encoded=True, policy="every")
+def loading(run: dsd.Run, repeats: int) -> Iterator[Row]:
+    """An epoch read from disk against steps on as many batches, both of the embedded model.
+
+    The loader reads ahead with threads, so that a step beside it would be charged with its work.
+    """
+    data = dsd.PairDataModule(run, batch_size=16, encoded=True, policy="every", num_workers=2)
     student = Student("mini", lora={"rank": 16})
     optimizer: Any = student.configure_optimizers()
-    batches = iter(data.train_dataloader())
-    batch = next(batches)
+    batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
+    batches = len(data.train_dataloader())
 
     def read() -> None:
-        nonlocal batches
-        if next(batches, None) is None:
-            batches = iter(data.train_dataloader())
-            next(batches)
+        for _ in data.train_dataloader():
+            pass
 
-    def step() -> None:
-        student.losses(batch, torch.Generator().manual_seed(0), dropout=False)[0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def steps() -> None:
+        for _ in range(batches):
+            student.losses(batch, torch.Generator().manual_seed(0), dropout=False)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-    yield Row("reading a batch of 16 / a step on it", seconds(read, step, many), 0.2)
+    yield Row(f"reading {batches} batches of 16 / steps on them", seconds(read, steps, repeats), 0.2)
 
 
 def start_up(run: dsd.Run, repeats: int) -> dict[str, Any]:
@@ -276,7 +278,7 @@ def main() -> None:
         run = cached_run(Path(folder) / "run", 8)
         started = start_up(run, 1 if arguments.quick else 3)
         console.print(f"start-up: {started}")
-        for row in chain(training(steps, few, many), drawing(steps, few), loading(run, many)):
+        for row in chain(training(steps, few, many), drawing(steps, few), loading(run, few)):
             rows.append(row)
             console.print(f"{row.what}: {row.found.ratio:.3f}")
     table = Table("what", "ours", "theirs", "ratio", "quartiles", "at most")
