@@ -19,7 +19,7 @@ from dsd.mini.train.autoencoder import CONFIG, compose, pictures
 from dsd.mini.train.bank import PanelBank
 from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, apart, at_once
 from dsd.mini.train.fast import attention, fast
-from dsd.mini.train.guidance import PANEL_SHARE, TEXT_SHARE, guided
+from dsd.mini.train.guidance import PANEL_SHARE, TEXT_SHARE, follow, guided
 from dsd.mini.train.loop import Training
 from dsd.mini.train.metric import SEEN, error_metric
 from dsd.mini.train.muon import orthogonalise
@@ -263,3 +263,18 @@ def test_guidance_draws_from_no_prompt_and_from_each_panel_alone(layout: str) ->
                 wanted = wanted + PANEL_SHARE * (strength[i] - 1) * (together - alone)
             answer = found[i].unflatten(0, (4 * rows, 4 * columns))[place]
             torch.testing.assert_close(answer, wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_a_guidance_follows_the_teacher_that_it_was_distilled_from(tmp_path: Path) -> None:
+    path, before, after = tmp_path / "checkpoint.pt", {"w": torch.ones(3)}, {"w": torch.full((3,), 5.0)}
+    follow(path, before)
+    assert not path.exists()
+    made = {"model": {"w": torch.full((3,), 1.5)}, "average": {"w": torch.full((3,), 0.25)}}
+    torch.save({**made, "source": before, "step": 7}, path)
+    for _ in range(2):  # once more changes nothing
+        follow(path, after)
+        found = torch.load(path, weights_only=True)
+        assert found["model"]["w"].tolist() == [5.5] * 3
+        assert found["average"]["w"].tolist() == [4.25] * 3
+        assert torch.equal(found["source"]["w"], after["w"])
+        assert found["step"] == 7

@@ -9,6 +9,7 @@ of it also follows a picture of the character more closely. Both are distilled b
 2023, arXiv 2210.03142), so the model that ships predicts both in one stock forward.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,18 @@ from dsd.mini.train.teacher import (
 GUIDANCE = (1.0, 5.0)
 USUAL = 3.5
 """The value that pictures are drawn with by default; half of the examples have it."""
+NONE = 1.0
+"""No guidance: what a student is fine-tuned with. A quarter of the examples have it, or the model would
+forget how it was trained."""
 TEXT_SHARE, PANEL_SHARE = 0.7, 0.8
 """Text guidance is 1 + TEXT_SHARE (g - 1), panel guidance PANEL_SHARE (g - 1), where the input says g."""
 
 
-def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
-    """Distil guidance into the trained teacher, into `work/guidance`."""
+def train(work: Path, minutes: float, rate: float = 8e-4, restart: bool = False) -> None:
+    """Distil guidance into the trained teacher, or go on, into `work/guidance`.
+
+    Where the teacher was trained on since, what it changed is added to what was distilled from it before.
+    """
     vae = load_vae(work)
     bank = LatentBank(work / "latents", PanelBank(work / "panels", NUM_CHARACTERS), vae)
     model, frozen = load_teacher(work), load_teacher(work)
@@ -62,9 +69,10 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
     average = Average(model, 0.99)
     matrices, others = split_parameters(model.transformer, is_inner)
     muon, adam = Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98))
-    training = Training(work / "guidance", minutes, warmup_steps=20)
+    training = Training(work / "guidance", minutes, warmup_steps=20, restart=restart)
+    follow(training.folder / "checkpoint.pt", source)
     losses: list[float] = []
-    for step in training.run(model=model, average=average, muon=muon, adam=adam):
+    for step in training.run(model=model, average=average, muon=muon, adam=adam, source=frozen):
         batch = examples(bank, 10_000_000 + step, batch_size(step))
         generator = torch.Generator().manual_seed(10_000_000 + step)
         t, noise, _ = noised(batch, generator)
@@ -72,6 +80,7 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
         low, high = GUIDANCE
         guidance = low + (high - low) * torch.rand(len(t), generator=generator)
         guidance[: len(t) // 2] = USUAL
+        guidance[len(t) // 2 : 3 * len(t) // 4] = NONE
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate * training.rate()
@@ -90,6 +99,24 @@ def train(work: Path, minutes: float, rate: float = 3e-4) -> None:
         if step % 50 == 49:
             training.log(loss=float(np.mean(losses[-50:])))
     sample_with_average(model, average, vae, training.folder / "samples.png", guidance=USUAL)
+
+
+def follow(checkpoint: Path, source: Mapping[str, Tensor]) -> None:
+    """Move a checkpoint that was distilled from an earlier state of the teacher to its present one, `source`.
+
+    The difference that guidance makes is kept: both states lie on one path of training.
+    """
+    if not checkpoint.exists():
+        return
+    saved = torch.load(checkpoint, weights_only=True)
+    for weights in (saved["model"], saved["average"]):
+        for name, value in source.items():
+            if value.is_floating_point():
+                weights[name] += value - saved["source"][name]
+    saved["source"] = dict(source)
+    part = checkpoint.with_suffix(".pt.part")
+    torch.save(saved, part)
+    part.replace(checkpoint)
 
 
 @torch.no_grad()
