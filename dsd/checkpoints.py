@@ -1,5 +1,6 @@
 """The checkpoint that a training leaves behind, however it ends."""
 
+import io
 import logging
 import signal
 import threading
@@ -7,14 +8,39 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dsd.data.atomic import make_folder, replace_file, sweep_temporary
 from dsd.data.loader import PairLoader
 from dsd.interrupts import INTERRUPTED, TERMINATED
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all. Lightning moves them from the folder for temporary
+    files; from another disk that is a copy over the old checkpoint, and half of one if it is killed.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write beside the old one, then rename; behind URLs, as Lightning does.
+
+        Raises:
+            OSError: explained, if it cannot be written; the old one is as it was.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        make_folder(Path(path).parent)
+        replace_file(Path(path), content.getbuffer())
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -45,8 +71,14 @@ class LastCheckpoint(ModelCheckpoint):
         self._place: Any = None  # in the data, after that step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen to both signals, in the place of Lightning, which has just begun to."""
+        """Listen to both signals, in the place of Lightning, which has just begun to; write whole files,
+        unless the user's own plug-in writes.
+        """
         super().on_train_start(trainer, pl_module)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFiles()
+        if trainer.is_global_zero and self.dirpath is not None:
+            sweep_temporary(Path(self.dirpath))  # what a killed training left
         self._signal, self._step, self._place = None, trainer.global_step, None
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:

@@ -154,7 +154,10 @@ def loss(
     Returns:
         The weighted mean, and the plain error of each frame by itself (detached).
     """
-    pairs = [(p.float(), v.float()) for p, v in zip(predicted, truth, strict=True)]
+    wide = torch.float32  # at least
+    for x in (*predicted, *truth):
+        wide = torch.promote_types(wide, x.dtype)
+    pairs = [(p.to(wide), v.to(wide)) for p, v in zip(predicted, truth, strict=True)]
     if element_weights is None:
         errors = torch.stack([functional.mse_loss(p, v) for p, v in pairs])
         weighted = errors

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsd import flow
 from dsd.backbones.base import Backbone, Batch, Text
@@ -80,18 +80,19 @@ class Objective:
     def loss(
         self, batch: Batch, generators: Generators, empty: Callable[[torch.device], Text] | None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " frames"]]:
-        """The loss of a batch, and the plain error of each frame of the canvas.
+        """The loss of a batch, and the plain error of each frame of the canvas: in float32, or in float64 if
+        the denoiser's weights are. What is drawn is the same in both.
 
         Args:
             batch: encoded pairs.
             generators: where times, noise, dropout and guidance come from; on the batch's device.
             empty: the encoded empty caption, on a device; None for no dropout.
         """
-        batch = batch.to(dtype=torch.float32)
+        batch = batch.to(dtype=_wide(self.backbone.denoiser))
         reference, text, count = batch.reference, batch.text, len(batch)
         x_0 = self.conditioning.canvas(reference, batch.target)
         side = self.backbone.pixels_per_token // self.backbone.pixels_per_latent
-        t = self.sample_times(count, x_0[0, 0].numel() // side**2, generators)
+        t = self.sample_times(count, x_0[0, 0].numel() // side**2, generators).to(x_0)
         if empty is not None:
             chance = draw(
                 generators,
@@ -103,7 +104,7 @@ class Objective:
                 reference = reference.masked(chance[0] >= self.reference_dropout)
             if self.text_dropout > 0:
                 text = text.where(chance[1] >= self.text_dropout, empty(x_0.device))
-        noise = draw(generators, count, lambda part, g: self.conditioning.noise(x_0[part], g))
+        noise = draw(generators, count, lambda part, g: self.conditioning.noise(x_0[part], g)).to(x_0)
         guidance = self.sample_guidance(count, generators)
         x_t = flow.interpolate(x_0, noise, t)
         predicted = self.conditioning.velocity(self.backbone, x_t, t, reference, text, guidance)
@@ -112,6 +113,13 @@ class Objective:
         split = self.conditioning.split
         truth = flow.velocity(x_0, noise)
         return flow.loss([*split(predicted).values()], [*split(truth).values()], self.frame_weights, weights)
+
+
+def _wide(denoiser: nn.Module | None) -> torch.dtype:
+    """What a loss is computed in: half precision is autocast's affair, and weights may lie in fewer bits."""
+    assert denoiser is not None, "load the denoiser first"
+    weight = next(denoiser.parameters(), None)
+    return torch.float64 if weight is not None and weight.dtype == torch.float64 else torch.float32
 
 
 def _law(spec: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -92,11 +92,13 @@ def strategy(kind: str, count: int) -> Any:
 def train(
     kind: str, count: int, folder: Path, base: Path, *, steps: int = STEPS, resume: Path | None = None,
     stop: Callable[[int], None] = lambda step: None, save_every: int = 3, export: Path | None = None,
-    **student: Any,
+    double: bool = False, **student: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train on all processes; the losses, and all trained weights whole."""
+    """Train on all processes, in float64 if `double`; the losses, and all trained weights whole."""
     arguments = {"lora": {"rank": 2}, "lr": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, "seed": 3, **student}
     learner = Student(base=str(base), **arguments)
+    if double:
+        learner.double()
     losses = Losses(stop)
     saved = ModelCheckpoint(folder, "last", every_n_train_steps=save_every, enable_version_counter=False)
     trainer = lightning.Trainer(

@@ -78,3 +78,12 @@ def test_loss_weighs_frames() -> None:
     torch.testing.assert_close(total, (predicted - truth).square().mean())
     torch.testing.assert_close(frames[1], (predicted - truth)[..., 4:].square().mean())
     torch.testing.assert_close(flow.loss(*halves, [1.0, 3.0])[0], frames[0] / 4 + frames[1] * 3 / 4)
+
+
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float32, torch.float64])
+def test_loss_is_computed_in_float32_at_least(given: torch.dtype) -> None:
+    predicted, truth = torch.randn(2, 3, 4, 6, 8, dtype=torch.float64).to(given)
+    total, frames = flow.loss([predicted], [truth], [1.0])
+    assert total.dtype == frames.dtype == torch.promote_types(given, torch.float32)
+    exact = (predicted.double() - truth.double()).square().mean()
+    torch.testing.assert_close(total.double(), exact, rtol=1e-6 if given != torch.float64 else 1e-14, atol=0)

@@ -1,7 +1,9 @@
 """However a training ends, what goes on from its last checkpoint is the training that never stopped."""
 
+import errno
 import os
 import signal
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -146,17 +148,64 @@ def test_a_signal_ends_it_after_the_step(
     assert_goes_on(recipe, tmp_path, whole, step)
 
 
+@pytest.mark.parametrize("name", STOPS)
 def test_the_second_signal_ends_it_at_once(
-    recipe: Any, whole: Path, tmp_path: Path, ctrl_c_works: None
+    name: str, recipe: Any, whole: Path, tmp_path: Path, ctrl_c_works: None
 ) -> None:
     def twice(trainer: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.Signals[name])
+        os.kill(os.getpid(), signal.Signals[name])
 
     recipe = {**recipe, "checkpoint_every_n_steps": 3}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(STOPS[name]):
         train(recipe, tmp_path, callbacks=[AtStep(5, twice)])
     assert_goes_on(recipe, tmp_path, whole, 3)
+
+
+def test_what_ignores_ctrl_c_goes_on_to_its_end(recipe: Any, tmp_path: Path, ctrl_c_works: None) -> None:
+    """As in the background of a script; so does one in another thread, which cannot listen to signals."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop = AtStep(1, lambda trainer: signal.raise_signal(signal.SIGINT))
+        train(recipe, tmp_path / "ignored", max_steps=2, callbacks=[stop])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.called
+    thread = threading.Thread(target=train, args=(recipe, tmp_path / "thread"), kwargs={"max_steps": 2})
+    thread.start()
+    thread.join()
+    for name in ("ignored", "thread"):
+        assert saved(tmp_path / name)["global_step"] == 2
+        assert (tmp_path / name / "transformer").exists()
+
+
+def test_the_old_checkpoint_stays_until_the_new_one_is_whole(
+    recipe: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder for temporary files is on another disk, too; then the disk is full, and what a killed
+    training left goes away."""
+    kept, left = tmp_path / "kept", tmp_path / "training" / ".last.ckpt.1.tmp"
+
+    def elsewhere(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def prepare(trainer: Any) -> None:
+        kept.hardlink_to(tmp_path / "training" / "last.ckpt")
+
+    monkeypatch.setattr(os, "rename", elsewhere)
+    recipe = {**recipe, "checkpoint_every_n_steps": 2}
+    fill = AfterStep(5, lambda trainer: monkeypatch.setattr(os, "fsync", full))
+    with pytest.raises(OSError, match="The disk is full"):
+        train(recipe, tmp_path, callbacks=[AfterStep(3, prepare), fill])
+    assert torch.load(kept, weights_only=False)["global_step"] == 2
+    assert [path.name for path in left.parent.glob("*.ckpt*")] == ["last.ckpt"]
+    monkeypatch.undo()
+    left.touch()
+    assert_goes_on(recipe, tmp_path, whole, 4)
+    assert not left.exists()
 
 
 def test_a_limit_in_time_or_epochs_leaves_the_last_step(recipe: Any, whole: Path, tmp_path: Path) -> None:

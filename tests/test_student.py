@@ -136,6 +136,23 @@ def test_loss_at_the_start_is_that_of_the_base(tiny_flux: Path) -> None:
     torch.testing.assert_close(frames[0], error.unflatten(1, (2, 4))[:, :, :2].mean())
 
 
+def test_in_float64_the_same_is_computed(tiny_flux: Path) -> None:
+    """Of the same draws, also from a batch and an empty caption in float32, and down to the gradients."""
+    student = _student(tiny_flux, text_dropout=0.5, reference_dropout=0.5, loss_weighting="min_snr")
+    batch, few = _batch(), _batch().to(dtype=torch.bfloat16)
+    losses = [student.losses(given, torch.Generator().manual_seed(7))[0] for given in (batch, few)]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    student.double()
+    exact, frames = student.losses(batch, torch.Generator().manual_seed(7))
+    assert exact.dtype == frames.dtype == torch.float64
+    torch.testing.assert_close(losses[0].double(), exact, rtol=1e-5, atol=0)
+    assert losses[0].double() != exact
+    wide, _ = student.losses(batch.to(dtype=torch.float64), torch.Generator().manual_seed(7))
+    assert torch.equal(exact, wide)
+    exact.backward()
+    assert {p.grad.dtype for p in student.parameters() if p.grad is not None} == {torch.float64}
+
+
 def test_frame_weights_and_time_shift_take_effect(tiny_flux: Path) -> None:
     def losses(**arguments: Any) -> tuple[Tensor, Tensor]:
         student = _student(tiny_flux, **arguments)
