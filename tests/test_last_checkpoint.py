@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import threading
 from datetime import timedelta
@@ -276,3 +277,18 @@ def test_early_stopping_leaves_the_last_step(recipe: Any, tmp_path: Path) -> Non
     stop = EarlyStopping("val/loss", patience=100, stopping_threshold=1e9)
     train(recipe, tmp_path / "s", callbacks=[stop], **VALIDATED)
     assert_goes_on(recipe, tmp_path / "s", tmp_path / "whole", 2, **VALIDATED)
+
+
+def test_early_stopping_after_an_epoch_leaves_its_last_step(recipe: Any, whole: Path, tmp_path: Path) -> None:
+    limits = {"patience": 100, "stopping_threshold": 1e9}
+    stop = EarlyStopping("train/loss", check_on_train_epoch_end=True, **limits)
+    train(recipe, tmp_path, callbacks=[stop])
+    assert_goes_on(recipe, tmp_path, whole, saved(tmp_path)["global_step"])
+
+
+def test_a_copy_goes_on_in_its_own_folder(recipe: Any, whole: Path, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "first", max_steps=2)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    assert_goes_on(recipe, tmp_path / "copy", whole, 2)
+    assert saved(tmp_path / "first")["global_step"] == 2
+    assert [path.name for path in (tmp_path / "copy" / "training").glob("*.ckpt")] == ["last.ckpt"]
