@@ -162,7 +162,7 @@ def test_workers_compute_with_as_many_threads_as_are_said_or_as_here(
 
 
 def test_nothing_more_is_begun_when_no_more_is_wanted(ray_here, monkeypatch):
-    monkeypatch.setattr(ray_data, "_SEGMENT", 4)
+    monkeypatch.setattr(ray_data, "_SEGMENT", 5)
     here, found = ray_here(n00=ALWAYS), list[str]()
     wanted = job(going_on=lambda: len(found) < 6)
     for ids, _ in engines.create("ray").run(wanted):
