@@ -71,6 +71,7 @@ def test_order_depends_on_seed_and_epoch_alone(run, tmp_path, monkeypatch):
     assert sorted(chain(*first)) == sorted(chain(*second)) == sorted(run.pairs.ids())
     assert [ids_of(many), ids_of(many)] == [first, second]
     assert ids_of(workers) == first
+    assert workers.num_workers == 2
     assert ids_of(other) != first
 
 
@@ -238,6 +239,9 @@ def test_state_of_a_loader(run):
     ]:
         with pytest.raises(ValueError, match=words):
             loader(**options).load_state_dict(state)
+    state = PairLoader(one.source, range(24), 8).state_dict()
+    with pytest.raises(ValueError, match=r"pairs was 24 \(\w+\), now 24 \("):  # as many, but others
+        PairLoader(one.source, range(24, 48), 8).load_state_dict(state)
 
 
 def loader_at(loader, epoch):
@@ -249,6 +253,9 @@ def test_breaking_off_an_epoch_begins_it_again(run):
     loader = PairLoader(dsd.PairDataModule(run, policy="every")._ready(), range(48), 8)
     first = next(iter(loader)).ids
     assert next(iter(loader)).ids == first
+    loader.load_state_dict({**loader.state_dict(), "batches": 3})
+    assert next(iter(loader)).ids != first
+    assert next(iter(loader)).ids == first  # so it is with one that was gone on with
 
 
 @pytest.fixture(scope="module")

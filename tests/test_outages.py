@@ -123,6 +123,9 @@ def test_failures_are_held_back_until_the_service_answers():
     ("error", "outage"),
     [(ConnectionRefusedError(), True), (TimeoutError(), True), (CallFailed("", kind="server"), True),
      (CallFailed("", kind="connection"), True), (CallFailed("", kind="timeout"), True),
+     (CallFailed("", kind="rate_limit"), True), (CallFailed("", kind="quota"), True),
+     (CallFailed("", kind="authentication"), True), (CallFailed("", kind="not_found"), True),
+     (CallFailed("", kind="bad_request"), False), (CallFailed("", kind="context"), False),
      (CallFailed("", kind="malformed"), False), (CallFailed("", kind="empty"), False),
      (CallFailed("", kind="too_large"), False), (ValueError(), False), (FileNotFoundError(), False)],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import datasets
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from dsd.backbones.base import RawBatch
+from dsd.data import stored
 from dsd.data.loader import PairLoader
 from dsd.data.manifest import ManifestError
 from dsd.data.sources import ColumnSource
-from tests.cheap_world import picture
+from dsd.data.stored import RunSource
+from tests.cheap_world import make_run, picture
 from tests.test_datamodule import ids_of
 
 
@@ -100,3 +103,24 @@ def test_a_data_set_is_read_by_threads_as_by_none():
         assert (one.ids, one.captions) == (other.ids, other.captions)
         assert np.array_equal(one.reference, other.reference)
         assert np.array_equal(one.target, other.target)
+
+
+def test_loaders_of_one_source_read_in_turn(tmp_path, monkeypatch):
+    """For training and validation, each in a thread of its own: a table keeps what it has open."""
+    source = RunSource(make_run(tmp_path / "run", 2, curator=None), "every")
+    inside, most, real = [0], [0], stored.rows_at
+
+    def reading(*given):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)  # long enough for another to come
+        found = real(*given)
+        inside[0] -= 1
+        return found
+
+    monkeypatch.setattr(stored, "rows_at", reading)
+    parts = [range(i, 24, 4) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        batches = list(pool.map(source.load, parts))
+    assert [batch.ids for batch in batches] == [[source.ids[i] for i in part] for part in parts]
+    assert most == [1]

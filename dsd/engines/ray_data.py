@@ -102,6 +102,8 @@ class RayEngine(Engine):
             size = self._size()
             packed = _packed(job)
             for start in range(0, len(job.batches), _SEGMENT):
+                if not job.going_on():
+                    return
                 segment = job.batches[start : start + _SEGMENT]
                 lost = yield from self._segment(job, segment, packed, size)
                 if lost and job.going_on():
