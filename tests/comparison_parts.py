@@ -17,6 +17,9 @@ from dsd.evaluation.comparison import compare
 from dsd.evaluation.methods import Drawing, Method
 from dsd.judges import Judge, Rating
 
+NEAR = "tests.comparison_parts:Nearness"
+COPIES = {"name": "tests.comparison_parts:NearCopy", "label": "near_copy"}
+
 
 def shade(value):
     """A grey picture; its shade is what the metrics and judges here look at."""
@@ -151,6 +154,20 @@ class ShadeJudge(Judge):
             return Rating(**about, status="refused", reason="I would rather not")
         value = 4 - abs(shade_of(case.generated) - shade_of(case.reference)) / 10 - self.step * run
         return Rating(**about, value=value, reason="<i>because</i>", cost_usd=0.001)
+
+
+def run(out, method=None, benchmark=None, **more):
+    given = {"metrics": [NEAR], "progress": False, **more}
+    return compare(
+        benchmark or Shades(),
+        {"greys": method or Greys()} if not isinstance(method, dict) else method,
+        out,
+        **given,
+    )
+
+
+def _keyed(case, key):
+    return type(case)(key=key, prompt=case.prompt, pictures=case.pictures, subject=case.subject)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of a property of `tests/test_fuzz.py`, by atheris (`pip install atheris`).
+"""Coverage-guided fuzzing of a property of `tests/test_fuzz_*.py`, by atheris (`pip install atheris`).
 
     python -m tests.fuzz test_ratings -max_total_time=180
     python -m tests.fuzz test_answers_in_fields corpus/ -max_total_time=3600
@@ -7,8 +7,10 @@ Hypothesis turns the bytes that atheris makes up into the property's arguments, 
 twice. Interesting bytes are kept in the folder, if one is given; those that break it in `crash-*`.
 """
 
+import importlib
 import inspect
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -16,11 +18,13 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["dsd"]):
-        from tests import test_fuzz
+        files = sorted(Path(__file__).parent.glob("test_fuzz_*.py"))
+        modules = [importlib.import_module(f"tests.{file.stem}") for file in files]
 
     properties = {
         name: found.hypothesis.fuzz_one_input
-        for name, found in vars(test_fuzz).items()
+        for module in modules
+        for name, found in vars(module).items()
         if hasattr(found, "hypothesis") and not inspect.signature(found).parameters
     }
     program, *words = sys.argv

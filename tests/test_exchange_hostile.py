@@ -13,8 +13,8 @@ import pytest
 import dsd
 from dsd.exchange import export_pairs, foreign, import_pairs, webdataset
 from tests.cheap_world import picture
+from tests.exchange_run import png, write_run
 from tests.hostile import BOMBS, EPS
-from tests.test_exchange import png, write_run
 
 PNG = png(picture("a"))
 GOOD = {"reference.png": PNG, "target.png": png(picture("b")), "txt": b"fine"}

@@ -18,8 +18,8 @@ from dsd.studies import RatedItems, compare_judges
 from dsd.studies.curators_rendered import of_renderer
 from dsd.studies.judge_metrics import metric_entries
 from dsd.studies.judge_ratings import EMBEDDED, of_table
+from tests.judge_study import Scripted, row, rows
 from tests.metrics.test_photographs import FOLDER, histogram
-from tests.test_study_judge import Scripted, row, rows
 
 
 class Counting(Metric):

@@ -12,7 +12,7 @@ from PIL import Image
 import dsd
 from dsd.cli import main
 from dsd.exchange.card import write_card
-from tests.test_exchange import write_run
+from tests.exchange_run import write_run
 
 OLD = Path(__file__).parent / "data" / "run-format-1"
 
