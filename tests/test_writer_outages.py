@@ -8,8 +8,8 @@ import pytest
 import dsd
 from dsd.llm import CallFailed, door
 from dsd.prompts import LLMWriter
+from tests.authors import Author
 from tests.providers import Fault, serve
-from tests.test_prompts_llm import Author
 
 COUNT = 24
 
