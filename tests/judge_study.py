@@ -8,7 +8,7 @@ import numpy as np
 from dsd.judges import Judge, Rating
 from dsd.llm.records import BudgetSpent
 from dsd.studies import RatedItems, Scores
-from tests.test_report import Page
+from tests.html_page import Page
 
 NAN = float("nan")
 

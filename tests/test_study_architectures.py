@@ -26,7 +26,7 @@ from dsd.studies.matching import matched
 from dsd.studies.plan import LEAST_STEPS, Probe, marks, steps_for
 from dsd.studies.sheet import write_sheet
 from tests.cheap_world import make_run
-from tests.test_report import EVIL, Page, check
+from tests.html_page import EVIL, Page, check
 
 BACKENDS = ["parallel", {"name": "token_concat", "id_scheme": "uno"}, "concat"]
 NAMES = ["parallel", "token_concat id_scheme=uno", "concat"]

@@ -17,7 +17,7 @@ from dsd.studies.curators_mistakes import mistakes
 from dsd.studies.curators_results import Results, Verdicts
 from dsd.studies.curators_verdicts import Timed, entries, judge_missing, verdicts_of
 from tests.curators_study import GOOD, SAID, Scripted, judged, picture, picture_table, rows, scripted_pairs
-from tests.test_report import EVIL, check
+from tests.html_page import EVIL, check
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from dsd.mini.world import sample_character, sample_context
 from dsd.studies import compare_extractors
 from dsd.studies.identity_pictures import of_subjects
 from dsd.studies.identity_results import IdentityResults
+from tests.html_page import EVIL
 from tests.judge_study import check
 from tests.metrics.test_photographs import FOLDER, histogram
-from tests.test_report import EVIL
 
 EMBEDDED = []
 

@@ -12,8 +12,8 @@ from scipy import stats
 from dsd.cli import main, options
 from dsd.studies import RatedItems, compare_judges
 from dsd.studies.judge_ratings import EMBEDDED
+from tests.html_page import EVIL
 from tests.judge_study import check, noisy, row, rows, vars_of
-from tests.test_report import EVIL
 
 # What VIEScore put where Gemini gave no score: its files mark these numbers "guess_if_cannot_parse".
 GUESSES = {
