@@ -42,7 +42,7 @@ def test_two_processes_train_as_one(kind: str, one: Any, tiny_flux: Path, tmp_pa
     assert_same(both(results), one, EXACT[kind])
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_only_rounding_tells_several_processes_from_one(kind: str, tiny_flux: Path, tmp_path: Path) -> None:
     """At ten times the learning rate their weights are 3e-6 apart in float32, which rounds the sum of two
     halves of a batch unlike that of the whole. In float64 4e-15 is left, so nothing else differs.
