@@ -278,3 +278,6 @@ def test_a_guidance_follows_the_teacher_that_it_was_distilled_from(tmp_path: Pat
         assert found["average"]["w"].tolist() == [4.25] * 3
         assert torch.equal(found["source"]["w"], after["w"])
         assert found["step"] == 7
+    torch.save(made, path)
+    with pytest.raises(ValueError, match="distil anew"):
+        follow(path, after)

@@ -29,7 +29,7 @@ from dsd.mini.train.examples import (
     text_length,
 )
 from dsd.mini.train.fast import fast
-from dsd.mini.train.loop import Average, Training
+from dsd.mini.train.loop import Average, Training, write_checkpoint
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.train.teacher import (
     NUM_CHARACTERS,
@@ -105,18 +105,23 @@ def follow(checkpoint: Path, source: Mapping[str, Tensor]) -> None:
     """Move a checkpoint that was distilled from an earlier state of the teacher to its present one, `source`.
 
     The difference that guidance makes is kept: both states lie on one path of training.
+
+    Raises:
+        ValueError: if the checkpoint does not hold the state that it was distilled from.
     """
     if not checkpoint.exists():
         return
     saved = torch.load(checkpoint, weights_only=True)
+    if "source" not in saved:
+        raise ValueError(
+            f"{checkpoint} does not hold the teacher that it was distilled from, as older ones do. "
+            "Move its folder away, and distil anew."
+        )
     for weights in (saved["model"], saved["average"]):
         for name, value in source.items():
             if value.is_floating_point():
                 weights[name] += value - saved["source"][name]
-    saved["source"] = dict(source)
-    part = checkpoint.with_suffix(".pt.part")
-    torch.save(saved, part)
-    part.replace(checkpoint)
+    write_checkpoint(checkpoint, {**saved, "source": dict(source)})
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ log.
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ class Average:
                 self.shadow[name].lerp_(value, 1 - decay)
             else:
                 self.shadow[name].copy_(value)
+
+
+def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole, under a temporary name first."""
+    part = path.with_suffix(".pt.part")
+    torch.save(dict(saved), part)
+    part.replace(path)
 
 
 class Training:
@@ -96,12 +103,10 @@ class Training:
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint whole, under a temporary name first."""
+        """Write the checkpoint."""
         saved = {n: t.shadow if isinstance(t, Average) else t.state_dict() for n, t in self.state.items()}
-        part = self.folder / "checkpoint.pt.part"
         clock = {"step": self.step, "spent_s": self.spent_s, "since_s": self.since_s}
-        torch.save({**saved, **clock}, part)
-        part.replace(self.folder / "checkpoint.pt")
+        write_checkpoint(self.folder / "checkpoint.pt", {**saved, **clock})
 
     def log(self, **values: float) -> None:
         """Append one line to `log.jsonl`."""
