@@ -94,8 +94,9 @@ def test_a_large_picture_is_made_smaller_before_it_is_sent() -> None:
     ),
 )
 def test_passing_faults_are_survived(protocol: str, fault: Fault) -> None:
+    timeout_s = 2.0 if fault.hang_s else 60.0
     with serve(once(fault)) as server:
-        model = door(server, protocol, timeout_s=1.0)
+        model = door(server, protocol, timeout_s=timeout_s)
         answer = ask(model, question())
         assert len(server.asked) == 2
     assert answer.value.same

@@ -13,7 +13,7 @@ from accelerate import cpu_offload
 from PIL import Image
 
 from dsd import DSDPipeline, Student
-from tests.test_inference import draw
+from tests.test_inference import aligned, draw
 
 CONDITIONINGS: dict[str, Any] = {
     "concat": "concat",
@@ -73,7 +73,7 @@ OFFLOADS: dict[str, Callable[[DSDPipeline], None]] = {
 @pytest.mark.parametrize("offload", OFFLOADS)
 @pytest.mark.parametrize("name", CONDITIONINGS)
 def test_offload_is_exact(name: str, offload: str, saved: dict[str, Path], reference: Image.Image) -> None:
-    pipe = DSDPipeline.from_pretrained(saved[name])
+    pipe = aligned(DSDPipeline.from_pretrained(saved[name]))
     pipe.set_progress_bar_config(disable=True)
     arguments = {"num_inference_steps": 2, "output_type": "pt", **GUIDED}
     plain = draw(pipe, reference, **arguments)

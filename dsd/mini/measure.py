@@ -8,25 +8,24 @@ identity is judged by something that a student cannot fool in the way in which i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from PIL import Image
 from scipy import ndimage
 
 from dsd.mini import render
-from dsd.mini.world import EARS, PATTERNS, SCENES, SHAPES, Character, Context
+from dsd.mini.outlines import EAR_KINDS, Panel, fit_outline, measure_scene, silhouette
+from dsd.mini.world import EARS, PATTERNS
 
 SAME = 0.8
 """Two panels show one character when their `identity` reaches this (see docs/mini.md for how it was
 chosen)."""
-_BORDER = np.r_[0:5, 59:64]
-_HORIZONS = np.arange(38.0, 51.0)
-_CELLS = 32
 _TEMPERATURE = 0.02
 """How much overlap makes one body or one kind of ears likelier than another by a factor of e."""
+_GREY = 0.2
+"""How far apart red, green and blue are in an eye at most."""
 _WEIGHTS = {
     "shape": 0.25,
     "ears": 0.15,
@@ -36,18 +35,16 @@ _WEIGHTS = {
     "proportions": 0.05,
 }
 
-Panel = Float[np.ndarray, "64 64 3"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What was read off one panel.
 
-    `shapes` and `ear_kinds` say how likely each of `SHAPES` and `EARS` is, and `shape` and `ears` are the
-    likeliest: a blurred outline fits several. `colour` and `pattern_colour` are RGB in [0, 1] with the light
-    taken out; `pattern_colour` is None on a plain body. `fit` is the overlap (intersection over union) of the
-    silhouette and the best body in the table; a picture without any character has the shape "none" and a fit
-    of 0.
+    `shapes` and `ear_kinds` say how likely each of `SHAPES` and `EAR_KINDS` is, and `shape` and `ears` are
+    the likeliest: a blurred outline fits several. `colour` and `pattern_colour` are RGB in [0, 1] with the
+    light taken out; `pattern_colour` is None on a plain body. `fit` is the overlap (intersection over union)
+    of the silhouette and the best body in the table; a picture without any character has the shape "none" and
+    a fit of 0.
     """
 
     scene: str
@@ -77,105 +74,6 @@ def as_panel(image: Image.Image) -> Panel:
     return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
 
 
-@cache
-def _scenes() -> Float[np.ndarray, "scenes horizons 64 64 3"]:
-    contexts = [
-        Context(scene=s, x=0.0, y=0.0, size=1.0, tilt=0.0, gaze=0.0, light=1.0, horizon=float(h))
-        for s in SCENES
-        for h in _HORIZONS
-    ]
-    panels = render.draw_scene(contexts).transpose(0, 2, 3, 1)
-    return panels.reshape(len(SCENES), len(_HORIZONS), *panels.shape[1:])
-
-
-def measure_scene(panel: Panel) -> tuple[str, float, Panel]:
-    """The scene whose borders fit best, the light, and the empty scene under that light."""
-    templates = _scenes()
-    borders = templates[:, :, :, _BORDER].reshape(len(SCENES), len(_HORIZONS), -1)
-    seen = panel[:, _BORDER].reshape(-1)
-    light = np.clip((borders @ seen) / (borders**2).sum(-1), 0.7, 1.15)
-    error = np.minimum(np.abs(light[..., None] * borders - seen), 0.25).mean(-1)
-    scene, horizon = np.unravel_index(int(error.argmin()), error.shape)
-    return SCENES[scene], float(light[scene, horizon]), light[scene, horizon] * templates[scene, horizon]
-
-
-def silhouette(panel: Panel, empty: Panel) -> Bool[np.ndarray, "64 64"]:
-    """The character: the largest piece that is neither the empty scene nor the scene in shadow, with the
-    fainter pixels (pale horns) that hang together with it.
-    """
-    labels, count = ndimage.label(_unlike_scene(panel, empty, 0.11, shadow_tolerance=0.06))
-    if not count:
-        return np.zeros(labels.shape, dtype=bool)
-    largest = labels == 1 + int(ndimage.sum_labels(labels > 0, labels, range(1, count + 1)).argmax())
-    labels, _ = ndimage.label(largest | _unlike_scene(panel, empty, 0.08, shadow_tolerance=0.08))
-    filled: Bool[np.ndarray, "64 64"] = ndimage.binary_fill_holes(labels == labels[largest][0])
-    return filled
-
-
-def _unlike_scene(
-    panel: Panel, empty: Panel, threshold: float, shadow_tolerance: float
-) -> Bool[np.ndarray, "64 64"]:
-    differs = np.abs(panel - empty).max(-1) > threshold
-    ratio = (panel * empty).sum(-1) / np.maximum((empty**2).sum(-1), 1e-4)
-    shaded = np.abs(panel - ratio[..., None] * empty).max(-1) < shadow_tolerance
-    shadow = shaded & (ratio > 0.62) & (ratio < 1.0)
-    found: Bool[np.ndarray, "64 64"] = ndimage.binary_opening(differs & ~shadow, np.ones((2, 2)))
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Template:
-    shape: str
-    ears: str
-    width: float
-    height: float
-    ear_size: float
-    tilt: float
-    centre: tuple[float, float]
-    """The body's centre, in shares of the bounding box's long side from its left upper corner."""
-    radius: float
-    """The body's radius in the same shares."""
-
-
-def _crop(
-    mask: Bool[np.ndarray, "h w"],
-) -> tuple[Float[np.ndarray, "cells cells"], tuple[float, float, float]]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = float(rows[0]), float(columns[0])
-    side = float(max(rows[-1] - top, columns[-1] - left) + 1)
-    y = np.clip(top + (np.arange(_CELLS) + 0.5) * side / _CELLS, 0, mask.shape[0] - 1).astype(int)
-    x = np.clip(left + (np.arange(_CELLS) + 0.5) * side / _CELLS, 0, mask.shape[1] - 1).astype(int)
-    inside_y = top + (np.arange(_CELLS) + 0.5) * side / _CELLS < mask.shape[0]
-    inside_x = left + (np.arange(_CELLS) + 0.5) * side / _CELLS < mask.shape[1]
-    cells = mask[np.ix_(y, x)] & inside_y[:, None] & inside_x[None, :]
-    return cells.astype(np.float32), (top, left, side)
-
-
-@cache
-def _templates() -> tuple[Float[np.ndarray, "templates cells"], tuple[_Template, ...]]:
-    masks, templates = [], []
-    proportions = ((0.8, 1.15), (0.9, 1.1), (1.0, 1.0), (1.1, 0.9), (1.15, 0.8))
-    for shape, ears, (width, height), ear_size, tilt in product(
-        SHAPES, EARS, proportions, (0.85, 1.0, 1.15), (-16.0, -8.0, 0.0, 8.0, 16.0)
-    ):
-        character = Character(
-            shape=shape, pattern="plain", ears=ears, colour=(0.0, 1.0, 1.0), pattern_colour=(0.0, 0.0, 0.0),
-            width=width, height=height, eye_size=0.2, ear_size=ear_size,
-        )  # fmt: skip
-        context = Context(scene="snow", x=0.0, y=0.0, size=1.0, tilt=tilt, gaze=0.0, light=1.0, horizon=44.0)
-        mask = render.silhouette(character, context) > 0.5
-        cells, (top, left, side) = _crop(mask)
-        masks.append(cells.reshape(-1))
-        templates.append(
-            _Template(
-                shape=shape, ears=ears, width=width, height=height, ear_size=ear_size, tilt=tilt,
-                centre=((render.CENTRE_PX[0] - left) / side, (render.CENTRE_PX[1] - top) / side),
-                radius=render.RADIUS_PX / side,
-            )
-        )  # fmt: skip
-    return np.stack(masks), tuple(templates)
-
-
 def _two_colours(pixels: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
     """Labels (0 or 1) and the two centres, by k-means from the two pixels that lie farthest from the mean and
     from it.
@@ -193,44 +91,40 @@ def _two_colours(pixels: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarr
     return labels, centres
 
 
+_SHIFTS = tuple(product((0.0, -1.5, 1.5), (0.0, -1.5, 1.5)))
+"""How far in px marks may lie off: bodies are found to about a pixel."""
+
+
 def _marks(
     lit: Panel, body: np.ndarray, x_px: np.ndarray, y_px: np.ndarray
 ) -> tuple[str, np.ndarray, np.ndarray | None]:
     """Pattern, body colour and pattern colour, from the pixels of the body that are not eyes."""
-    pixels = lit[body]
+    pixels, x, y = lit[body], x_px[body], y_px[body]
     labels, centres = _two_colours(pixels)
     if np.abs(centres[0] - centres[1]).max() < 0.16 or min(labels.mean(), 1 - labels.mean()) < 0.12:
         return "plain", np.median(pixels, 0), None
-    best, score, cover = "plain", 0.3, np.zeros(len(pixels))
-    for kind in PATTERNS[1:]:
-        expected = render.pattern_cover(kind, x_px[body], y_px[body])
-        if expected.std() < 1e-3 or labels.std() < 1e-3:
+    axis = centres[1] - centres[0]
+    second = np.clip((pixels - centres[0]) @ axis / (axis @ axis), 0, 1)
+    best, score, place = "plain", 0.3, (0.0, 0.0)
+    for kind, (dx, dy) in product(PATTERNS[1:], _SHIFTS):
+        expected = render.pattern_cover(kind, x - dx, y - dy)
+        if expected.std() < 1e-3:
             continue
-        agreement = float(np.corrcoef(expected, labels)[0, 1])
-        if abs(agreement) > score:
-            best, score, cover = kind, abs(agreement), expected
+        agreement = abs(float(np.corrcoef(expected, second)[0, 1]))
+        if agreement > score:
+            best, score, place = kind, agreement, (dx, dy)
     if best == "plain":
         return "unclear", np.median(pixels, 0), None
-    return best, np.median(pixels[cover < 0.3], 0), np.median(pixels[cover > 0.7], 0)
+    near = np.stack([
+        render.pattern_cover(best, x - place[0] - dx, y - place[1] - dy) for dx, dy in _SHIFTS
+    ])  # fmt: skip
+    return best, _colour(pixels, 1 - near), _colour(pixels, near)
 
 
-def _place(template: _Template, left: float, top: float, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of all pixels in body radii, upright, when the template fills the bounding box."""
-    scale = template.radius * side
-    axis = np.arange(render.PANEL_PX, dtype=np.float32) + 0.5
-    dx = axis[None, :] - (left + template.centre[0] * side)
-    dy = axis[:, None] - (top + template.centre[1] * side)
-    cos, sin = np.cos(np.deg2rad(template.tilt)), np.sin(np.deg2rad(template.tilt))
-    return (cos * dx + sin * dy) / scale, (-sin * dx + cos * dy) / scale
-
-
-@cache
-def _kinds() -> tuple[Int[np.ndarray, " templates"], Int[np.ndarray, " templates"]]:
-    _, templates = _templates()
-    return (
-        np.array([SHAPES.index(template.shape) for template in templates]),
-        np.array([EARS.index(template.ears) for template in templates]),
-    )
+def _colour(pixels: Float[np.ndarray, "n 3"], covers: Float[np.ndarray, "shifts n"]) -> np.ndarray:
+    """Of the part that is covered: of its inside, where edges are blurred, if it has any."""
+    inner = covers.min(0) > 0.7
+    return np.median(pixels[inner if inner.sum() >= 5 else covers[0] > 0.7], 0)
 
 
 def _likely(overlaps: Float[np.ndarray, " kinds"]) -> Float[np.ndarray, " kinds"]:
@@ -238,9 +132,9 @@ def _likely(overlaps: Float[np.ndarray, " kinds"]) -> Float[np.ndarray, " kinds"
     return raised / raised.sum()
 
 
-def _ears(pixels: np.ndarray, colour: np.ndarray, overlaps: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4"]:
+def _ears(pixels: np.ndarray, colour: np.ndarray, overlaps: Float[np.ndarray, "5"]) -> Float[np.ndarray, "5"]:
     """How likely each kind of ears is: horns by their colour, all others by their silhouette."""
-    horns = np.arange(len(EARS)) == EARS.index("horns")
+    horns = np.arange(len(EAR_KINDS)) == EARS.index("horns")
     if len(pixels) < 5:
         return _likely(overlaps)
     seen, flap = np.median(pixels, 0), 0.88 * colour
@@ -264,29 +158,23 @@ def measure(image: Image.Image) -> Measurement:
             scene=scene, light=light, shape="none", ears="none", pattern="none", colour=(0.0, 0.0, 0.0),
             pattern_colour=None, proportions=0.0, fit=0.0, shapes=(), ear_kinds=(),
         )  # fmt: skip
-    cells, (top, left, side) = _crop(mask)
-    masks, templates = _templates()
-    shared = masks @ cells.reshape(-1)
-    overlap = shared / (masks.sum(1) + cells.sum() - shared)
-    best = templates[int(overlap.argmax())]
-    x, y = _place(best, left, top, side)
-    distance = render.body_distance(best.shape, x / best.width, y / best.height)
-    body = (distance < -0.14) & mask & ~render.eye_region(best.shape, x / best.width, y / best.height)
+    outline = fit_outline(mask)
+    x, y = outline.x / outline.width, outline.y / outline.height
+    distance = render.body_distance(outline.shape, x, y)
     lit = np.clip(panel / light, 0, 1)
+    eyes = render.eye_region(outline.shape, x, y) & (np.ptp(lit, axis=-1) < _GREY)
+    body = (distance < -0.14) & ~ndimage.binary_dilation(eyes, np.ones((3, 3)))
     if body.sum() < 20:
         body = mask
-    pattern, colour, marks = _marks(lit, body, x * render.RADIUS_PX, y * render.RADIUS_PX)
-    of_shape, of_ears = _kinds()
-    shapes = _likely(np.array([overlap[of_shape == k].max() for k in range(len(SHAPES))]))
-    this = overlap * (of_shape == SHAPES.index(best.shape))
-    kinds = np.array([this[of_ears == k].max() for k in range(len(EARS))])
-    ears = _ears(lit[mask & (distance > 0.15)], colour, kinds)
+    radius = render.RADIUS_PX
+    pattern, colour, marks = _marks(lit, body, outline.x * radius, outline.y * radius)
+    ears = _ears(lit[mask & (distance > 0.15)], colour, outline.ear_fits)
     return Measurement(
-        scene=scene, light=light, shape=best.shape, ears=EARS[int(ears.argmax())], pattern=pattern,
+        scene=scene, light=light, shape=outline.shape, ears=EAR_KINDS[int(ears.argmax())], pattern=pattern,
         colour=(float(colour[0]), float(colour[1]), float(colour[2])),
         pattern_colour=None if marks is None else (float(marks[0]), float(marks[1]), float(marks[2])),
-        proportions=best.width / best.height, fit=float(overlap.max()),
-        shapes=tuple(map(float, shapes)), ear_kinds=tuple(map(float, ears)),
+        proportions=outline.width / outline.height, fit=outline.fit,
+        shapes=tuple(map(float, _likely(outline.shape_fits))), ear_kinds=tuple(map(float, ears)),
     )  # fmt: skip
 
 

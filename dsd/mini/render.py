@@ -170,10 +170,10 @@ def _body_cover(character: Character, x: np.ndarray, y: np.ndarray, scale: float
     return _cover(body * min(character.width, character.height))
 
 
-def silhouette(character: Character, context: Context) -> Float[np.ndarray, "h w"]:
-    """Coverage of the body and ears together, in [0, 1]."""
+def silhouette(character: Character, context: Context, *, ears: bool = True) -> Float[np.ndarray, "h w"]:
+    """Coverage of the body and, unless `ears` is False, the ears together, in [0, 1]."""
     x, y, scale = _body_axes(context)
-    covers = [*_ear_covers(character, x, y, scale), _body_cover(character, x, y, scale)]
+    covers = [*(_ear_covers(character, x, y, scale) if ears else ()), _body_cover(character, x, y, scale)]
     return np.maximum.reduce(covers)[0]
 
 

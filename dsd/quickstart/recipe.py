@@ -60,7 +60,7 @@ class Recipe:
             "ema_decay": 0.99,
             "text_dropout": 0.05,
             "reference_dropout": 0.05,
-            "guidance": 1.0,  # what is drawn with guidance 3.5 is then nearer to the reference
+            "guidance": 1.0,  # what is drawn with more guidance is then nearer to the reference
             "frame_weights": (0.1, 1.0),  # the reference's frame is read more than drawn
             "time_sampling": {"law": "logit_normal", "mean": 0.7, "std": 1.2},
         }
@@ -74,7 +74,7 @@ class Recipe:
     sampling: Mapping[str, Any] = field(
         default_factory=lambda: {
             "num_inference_steps": 20,
-            "guidance_scale": 3.5,
+            "guidance_scale": 2.0,  # more leads to what is usual for the words, away from the picture
             "image_guidance": 2.2,
             "guidance_skip_steps": 0,  # whom it shows is settled in the first steps
         }

@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from dsd import mini
 from dsd.mini.train.__main__ import export, unpack
+from dsd.mini.train.align import COLOURS, NUM_COLOURS, NUM_NUMBERS, Aligner, Facts
 from dsd.mini.train.autoencoder import CONFIG, compose, pictures
 from dsd.mini.train.bank import PanelBank
 from dsd.mini.train.examples import LAYOUTS, LENGTHS, Examples, apart, at_once
 from dsd.mini.train.fast import attention, fast
 from dsd.mini.train.guidance import PANEL_SHARE, TEXT_SHARE, follow, guided
 from dsd.mini.train.loop import Training
-from dsd.mini.train.metric import SEEN, error_metric
+from dsd.mini.train.metric import SEEN, broad_error, error_metric
 from dsd.mini.train.muon import orthogonalise
 from dsd.mini.train.relatives import family
 from dsd.mini.train.teacher import GIVEN, Teacher, give, load_teacher
@@ -89,7 +90,7 @@ def test_half_of_the_grids_have_one_panel_of_less_noise_that_is_not_asked_for(la
     assert (level[wanted == 0] < t[:, None].expand_as(level)[wanted == 0]).all()
     given = (wanted == 0).sum(1)
     assert given.max() == (layout != "1x1")
-    assert abs(given.float().mean() - (GIVEN if layout != "1x1" else 0)) < 0.08
+    assert abs(given.float().mean() - GIVEN[layout]) < 0.08
 
 
 def test_a_training_goes_on_along_its_curve_and_restarts_it_when_asked(tmp_path: Path) -> None:
@@ -155,6 +156,44 @@ def test_errors_count_as_far_as_they_are_seen() -> None:
     assert by_channel[2:] == pytest.approx(torch.full((14,), 1 - SEEN), abs=1e-5)
     shown = by_channel[:2] - (1 - SEEN)
     assert shown[1] / shown[0] == pytest.approx(100, rel=1e-3)
+
+
+def test_the_broad_error_is_that_of_the_colours_of_the_panels_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.randn(5, 2, 16, 1, 1, generator=generator)  # of two panels side by side
+    detail = torch.randn(5, 2, 16, 8, 8, generator=generator)
+    panels = colours + detail - detail.mean((3, 4), keepdim=True)
+    packed = _packed(torch.cat([panels[:, 0], panels[:, 1]], 3))
+    both = torch.ones(5, 32, 1)
+    found = broad_error(packed, both, torch.eye(64), (1, 2))
+    torch.testing.assert_close(found, colours.square().mean())  # whatever the detail
+    seen = torch.randn(64, 64, generator=generator)
+    even = _packed(colours[:, 1].expand(-1, -1, 2, 2))  # one token of that colour
+    right = both.unflatten(1, (4, 8)).clone()
+    right[:, :, :4] = 0
+    found = broad_error(packed, right.flatten(1, 2), seen, (1, 2))
+    torch.testing.assert_close(found, (even @ seen).square().mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_shades_count_by_their_distance() -> None:
+    """The loss of two colours' numbers that are off by d grows by d, that of a place by its square."""
+    torch.manual_seed(0)
+    aligner = Aligner(8)
+    for parameter in aligner.out.parameters():
+        nn.init.zeros_(parameter)
+
+    def loss(number: int, off: float) -> float:
+        numbers = torch.zeros(1, 1, NUM_NUMBERS)
+        numbers[..., number] = off
+        aligner._tokens = torch.zeros(1, 16, 8)
+        classes = torch.zeros(1, 1, 4, dtype=torch.long)
+        return float(aligner(4, 4, Facts(classes=classes, numbers=numbers)).detach())
+
+    nothing = loss(0, 0.0)
+    for number in range(NUM_COLOURS):
+        assert loss(number, -0.5) - nothing == pytest.approx(COLOURS * 0.5 / NUM_COLOURS, rel=1e-4)
+    for number in range(NUM_COLOURS, NUM_NUMBERS):
+        assert loss(number, 0.5) - nothing == pytest.approx(0.25 / (NUM_NUMBERS - NUM_COLOURS), rel=1e-4)
 
 
 def test_half_of_the_canvases_are_encoded_panel_by_panel(

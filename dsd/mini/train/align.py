@@ -19,6 +19,11 @@ PANEL_TOKENS = 4
 """Tokens along a panel's side."""
 CLASSES = (len(SHAPES), len(PATTERNS), len(EARS), len(SCENES))
 NUM_NUMBERS = 18
+NUM_COLOURS = 6
+"""The first of the numbers are the colours of body and marks."""
+COLOURS = 4.0
+"""Weight of the colours' absolute error beside the squared one of the other numbers: a squared one is almost
+nothing for the small differences between two shades of one colour word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,4 +94,6 @@ class Aligner(nn.Module):
             functional.cross_entropy(x.flatten(0, 1), facts.classes[..., i].flatten())
             for i, x in enumerate(logits)
         ]
-        return torch.stack(wrong).mean() + functional.mse_loss(numbers, facts.numbers)
+        off = numbers - facts.numbers
+        colours = off[..., :NUM_COLOURS].abs().mean()
+        return torch.stack(wrong).mean() + off[..., NUM_COLOURS:].square().mean() + COLOURS * colours

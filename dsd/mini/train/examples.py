@@ -17,7 +17,7 @@ from dsd.mini.train.bank import CHUNK, VIEWS, PanelBank, character, contexts
 from dsd.mini.world import SCENES, caption, describe, describe_scene, grid_text
 
 LAYOUTS = {"2x2": (2, 2), "1x2": (1, 2), "1x1": (1, 1)}
-SHARES = {"2x2": 0.4, "1x2": 0.53, "1x1": 0.07}
+SHARES = {"2x2": 0.3, "1x2": 0.63, "1x1": 0.07}
 BATCH = {"2x2": 32, "1x2": 48, "1x1": 64}
 TEXT_DROPOUT = 0.1
 LENGTHS = {"2x2": 52, "1x2": 36, "1x1": 20}

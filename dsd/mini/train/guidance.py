@@ -30,6 +30,7 @@ from dsd.mini.train.examples import (
 )
 from dsd.mini.train.fast import fast
 from dsd.mini.train.loop import Average, Training, write_checkpoint
+from dsd.mini.train.metric import BROAD, broad_error, error_metric, mean_error
 from dsd.mini.train.muon import Muon, split_parameters
 from dsd.mini.train.teacher import (
     NUM_CHARACTERS,
@@ -43,8 +44,8 @@ from dsd.mini.train.teacher import (
 )
 
 GUIDANCE = (1.0, 5.0)
-USUAL = 3.5
-"""The value that pictures are drawn with by default; half of the examples have it."""
+USUAL = (3.5, 2.0)
+"""The values that grids and a student's pictures are drawn with; a quarter of the examples has each."""
 NONE = 1.0
 """No guidance: what a student is fine-tuned with. A quarter of the examples have it, or the model would
 forget how it was trained."""
@@ -71,7 +72,8 @@ def train(work: Path, minutes: float, rate: float = 8e-4, restart: bool = False)
     muon, adam = Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98))
     training = Training(work / "guidance", minutes, warmup_steps=20, restart=restart)
     follow(training.folder / "checkpoint.pt", source)
-    losses: list[float] = []
+    losses: list[list[float]] = []
+    weights = error_metric(vae, bank.some(40), torch.Generator().manual_seed(0))
     for step in training.run(model=model, average=average, muon=muon, adam=adam, source=frozen):
         batch = examples(bank, 10_000_000 + step, batch_size(step))
         generator = torch.Generator().manual_seed(10_000_000 + step)
@@ -79,8 +81,8 @@ def train(work: Path, minutes: float, rate: float = 8e-4, restart: bool = False)
         x_t, asked = give(batch, t, noise, generator)
         low, high = GUIDANCE
         guidance = low + (high - low) * torch.rand(len(t), generator=generator)
-        guidance[: len(t) // 2] = USUAL
-        guidance[len(t) // 2 : 3 * len(t) // 4] = NONE
+        for i, value in enumerate((*USUAL, NONE)):
+            guidance[i * len(t) // 4 : (i + 1) * len(t) // 4] = value
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate * training.rate()
@@ -88,17 +90,18 @@ def train(work: Path, minutes: float, rate: float = 8e-4, restart: bool = False)
         with fast():
             wanted = guided(frozen, x_t, t, guidance, batch)
             v, _ = model(x_t, t, guidance, batch, batch.prompts, text_length(batch.layout, step))
-        errors = (v.float() - wanted.float()).square().mean(2, keepdim=True)
-        loss = (errors * asked).sum() / asked.sum()
-        loss.backward()
+        wrong = v.float() - wanted.float()
+        broad = broad_error(wrong, asked, weights, LAYOUTS[batch.layout])
+        (mean_error(wrong @ weights, asked) + BROAD * broad).backward()
         torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
         muon.step()
         adam.step()
         average.update(model, step)
-        losses.append(float(loss.detach()))
+        losses.append([float(x.detach()) for x in (mean_error(wrong, asked), broad)])
         if step % 50 == 49:
-            training.log(loss=float(np.mean(losses[-50:])))
-    sample_with_average(model, average, vae, training.folder / "samples.png", guidance=USUAL)
+            plain, colours = np.mean(losses[-50:], axis=0).tolist()
+            training.log(loss=plain, broad=colours)
+    sample_with_average(model, average, vae, training.folder / "samples.png", guidance=USUAL[0])
 
 
 def follow(checkpoint: Path, source: Mapping[str, Tensor]) -> None:

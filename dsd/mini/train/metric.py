@@ -11,9 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsd.mini.train.align import PANEL_TOKENS
+from dsd.mini.train.examples import apart
 
 SEEN = 0.7
 """Share of the loss that goes by what is seen; the rest is the plain squared error."""
+BROAD = 4.0
+"""Weight of `broad_error` beside the error itself."""
 _NUDGE = 0.3
 
 
@@ -47,3 +50,26 @@ def error_metric(
     identity = torch.eye(size)
     weighted = (1 - SEEN) * identity + SEEN * size * gram / gram.trace()
     return torch.linalg.cholesky(weighted)
+
+
+def mean_error(errors: Float[Tensor, "n tokens d"], asked: Float[Tensor, "n tokens 1"]) -> Tensor:
+    """The mean squared error of the tokens that are asked for."""
+    return (errors.square().mean(2, keepdim=True) * asked).sum() / asked.sum()
+
+
+def broad_error(
+    errors: Float[Tensor, "n tokens d"],
+    asked: Float[Tensor, "n tokens 1"],
+    metric: Float[Tensor, "d d"],
+    layout: tuple[int, int],
+) -> Tensor:
+    """The weighted squared error of each panel's mean over its places, which is how far off its colours are;
+    the mean of it over the panels that are asked for.
+
+    It is a small part of all errors, but what tells two characters of one colour word apart. As the whole is
+    a quadratic form of the errors still, its minimum is the same.
+    """
+    channels = apart(errors, layout).mean(1).unflatten(-1, (-1, 4)).mean(-1)  # a token packs 2 x 2 places
+    seen = channels @ metric.unflatten(0, (-1, 4)).sum(1)
+    panels = apart(asked, layout)[:, 0, 0]
+    return (seen.square().mean(-1) * panels).sum() / panels.sum()
