@@ -199,8 +199,9 @@ for i in range(12):
 
 
 def test_killed_and_called_again_it_goes_on(tmp_path):
-    def answer(asked):
-        time.sleep(0.05)
+    async def answer(asked):
+        if asked.number == 7:
+            await asyncio.sleep(60)  # on its way when the process is killed
         return scored(asked.number % 5)
 
     command = [sys.executable, "-c", KILLED]
@@ -211,8 +212,7 @@ def test_killed_and_called_again_it_goes_on(tmp_path):
         seen = [first.stdout.readline() for _ in range(5)]
         first.send_signal(signal.SIGKILL)
         first.wait()
-        asked = len(server.asked)
-        assert 5 <= asked < 12
+        assert 5 <= len(server.asked) <= 8
         again = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
         assert again.returncode == 0, again.stderr
         assert again.stdout.splitlines()[:5] == [line.strip() for line in seen]
@@ -220,10 +220,10 @@ def test_killed_and_called_again_it_goes_on(tmp_path):
 
 
 def test_cancelled_from_another_thread_it_ends():
-    with serve(lambda asked: Fault(hang_s=5, text=scored())) as server:
-        rater = judge(server, timeout_s=20)
+    with serve(lambda asked: Fault(hang_s=60, text=scored())) as server:
+        rater = judge(server, timeout_s=120)
         threading.Timer(0.7, rater.cancel).start()
         started = time.perf_counter()
         with pytest.raises(CancelledError):
             rater.rate_batch([case()])
-        assert time.perf_counter() - started < 4
+        assert time.perf_counter() - started < 20

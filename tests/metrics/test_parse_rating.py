@@ -157,7 +157,7 @@ def test_what_is_written_plainly_is_read_whatever_stands_before(value, form):
     ],
 )
 def test_long_answers_take_no_long_time(text):
-    started = time.perf_counter()
+    started = time.thread_time()
     assert parse_rating(text) is None
     assert parse_rating(text, mode="dreambench++") is None
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2

@@ -138,7 +138,7 @@ def _runs_with_ratings(counts: Counts) -> range:
     return range(len(counts))
 
 
-def over_runs(values: Float[Tensor, "runs *groups"]) -> tuple[Tensor, Tensor]:
+def over_runs(values: Float[Tensor, " runs *groups"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (over n - 1) of the runs; the latter is NaN with one run."""
     return values.mean(0), values.std(0) if len(values) > 1 else torch.full_like(values[0], torch.nan)
 
