@@ -77,6 +77,7 @@ class FaultyS3:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each answer waits 40 ms for a delayed ACK
 
             def log_message(self, *args):
                 pass

@@ -1,6 +1,7 @@
 """The page's server, asked without a browser: what it gives, what it refuses, what it writes."""
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -13,7 +14,7 @@ from PIL import Image
 import dsd
 from dsd.data.writer import TableWriter
 from dsd.labels import LabelFile
-from dsd.labels.server import LabelServer
+from dsd.labels.server import LabelServer, _Handler
 from dsd.labels.session import Session
 from tests.cheap_world import make_run
 
@@ -47,6 +48,19 @@ def ask(server, path, content=None, **headers):
 
 def test_it_listens_on_this_machine_alone(server):
     assert server.server_address[0] == "127.0.0.1"
+
+
+def test_no_answer_waits_until_its_headers_are_acknowledged(server, monkeypatch):
+    seen, real = [], _Handler.send_response
+
+    def send_response(handler, *given):
+        seen.append(handler.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        real(handler, *given)
+
+    monkeypatch.setattr(_Handler, "send_response", send_response)
+    assert ask(server, "/state")[0] == 200
+    assert len(seen) == 1
+    assert seen[0]
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/icon.svg", "/state"])

@@ -9,6 +9,7 @@ import time
 
 import boto3
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
 import dsd
 from dsd import labels
@@ -45,6 +46,8 @@ def prepared(server, folder, monkeypatch):
     for name, value in {**server.environment(), "DSD_CACHE": str(folder)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(TableWriter, "shard_rows", remote_me.SHARD_ROWS)
+    wait = ExponentialBackoff.delay_amount
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: wait(self, context) / 10)
     bucket = f"bucket-{random.getrandbits(60):x}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     return f"s3://{bucket}/runs/x"

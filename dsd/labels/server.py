@@ -114,6 +114,7 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60.0  # seconds that an idle connection is kept
+    disable_nagle_algorithm = True  # or a body waits 40 ms until the browser has acknowledged its headers
 
     def do_GET(self) -> None:
         self._answer(self._get)
