@@ -30,6 +30,18 @@ Codes = Int[np.ndarray, "members pairs"]
 Scores = Float[np.ndarray, "members pairs"]
 
 
+def as_float(number: float | int | str) -> float:
+    """It as a float.
+
+    Raises:
+        ValueError: if it is no number, or an integer beyond the range of floats.
+    """
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise ValueError("A number must fit into a float; got an integer of over 300 digits.") from error
+
+
 def codes(statuses: Sequence[str | None]) -> Int[np.ndarray, " pairs"]:
     """Statuses as numbers; None stands for `NOT_ASKED`."""
     number = {None: NOT_ASKED} | {status: i for i, status in enumerate(STATUSES)}
@@ -68,7 +80,7 @@ class Unsure:
             return cls(statuses=tuple(items))
         numbers = [x for x in items if isinstance(x, int | float)] if isinstance(items, Sequence) else []
         if len(numbers) == 2 == len(items) and numbers[0] <= numbers[1]:
-            return cls(low=float(numbers[0]), high=float(numbers[1]))
+            return cls(low=as_float(numbers[0]), high=as_float(numbers[1]))
         raise ValueError(
             f"A member is `unsure` at scores [low, high] or at statuses such as ['accepted']; got {given!r}. "
             f"Statuses: {', '.join(STATUSES)}."
@@ -161,8 +173,8 @@ class Rule:
             name=name,
             num_members=num_members,
             votes=votes,
-            weights=None if weights is None else tuple(map(float, weights)),
-            threshold=0.5 if threshold is None else float(threshold),
+            weights=None if weights is None else tuple(map(as_float, weights)),
+            threshold=0.5 if threshold is None else as_float(threshold),
             unsure=None if unsure is None else tuple(map(Unsure.parse, unsure)),
         )
 

@@ -1,5 +1,7 @@
 """Parsers of specs, policies and layouts give a valid value or the error they document, whatever is given."""
 
+import math
+
 import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -59,6 +61,11 @@ RULES = st.sampled_from(["every", "all", "any", "vote", "weights", "cascade"])
 @example({"rule": "vote", "votes": "two"})
 @example({"rule": "weights", "curators": ["a"], "weights": ["x"]})
 @example({"min_score": "low"})
+@example({"min_score": 10**400})
+@example({"max_score": math.nan})
+@example({"rule": "weights", "curators": ["a"], "weights": [10**400]})
+@example({"rule": "weights", "curators": ["a"], "threshold": -(10**400)})
+@example({"rule": "cascade", "curators": ["a", "b"], "unsure": [[0, 10**400]]})
 @example({"rule": "cascade", "curators": ["a", "b"], "unsure": [3]})
 def test_policies(given_):
     try:

@@ -1,5 +1,6 @@
 """Which pairs are trained on: a rule over the verdicts of one or several curators."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,8 @@ class Policy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float | None):
                 raise TypeError(f"`{name}` of a policy must be a number; got {value!r}.")
+            if value is not None and not math.isfinite(rules.as_float(value)):
+                raise ValueError(f"`{name}` of a policy must be a finite number; got {value!r}.")
         if not all(isinstance(name, str) for name in self.curators):
             raise TypeError(f"`curators` of a policy must be names; got {self.curators!r}.")
         if self.votes is not None and self.votes < 1:
