@@ -3,7 +3,9 @@ are given, and never hang.
 """
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+from dsd.llm import cache as llm_cache
 from dsd.llm import parsing
 from dsd.llm.cache import RequestCache
 from dsd.llm.messages import Message
@@ -159,6 +162,37 @@ def test_caches_of_answers(content):
             found = outcome(lambda asked=asked: cache.get(asked, "m"), ValueError)
             assert found is None or isinstance(found["text"], str)
         cache.close()
+
+
+@pytest.mark.parametrize(("name", "columns"), [("answers", "key, anwer"), ("batches", "name")])
+def test_a_file_of_other_columns_is_no_cache(tmp_path, name, columns):
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as connection:
+        connection.execute(f"CREATE TABLE {name} ({columns})")
+    with pytest.raises(ValueError, match=r"no cache of answers, or it is damaged \(no such column"):
+        RequestCache(tmp_path / "a.sqlite")
+
+
+def test_a_file_that_another_process_holds_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(llm_cache, "_LOCK_S", 0.1)
+    with closing(sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TimeoutError, match=r"held by another process for 0\.1 s\. Wait"):
+            RequestCache(tmp_path / "a.sqlite")
+        other.execute("COMMIT")
+    RequestCache(tmp_path / "a.sqlite").close()
+
+
+def test_text_that_is_not_utf8_is_damage(tmp_path):
+    cache = RequestCache(tmp_path / "a.sqlite")
+    cache.put(REQUEST, "m", {"text": "x", "model": "m"})
+    cache.note_batch("b", "batch-1")
+    assert (cache.get(REQUEST, "m"), cache.batch("b")) == ({"text": "x", "model": "m"}, "batch-1")
+    cache._connection.execute("UPDATE answers SET answer = CAST(X'7B22FF22' AS TEXT)")
+    cache._connection.execute("UPDATE batches SET batch_id = CAST(X'FF' AS TEXT)")
+    assert cache.get(REQUEST, "m") is None
+    with pytest.raises(ValueError, match="is damaged"):
+        cache.batch("b")
+    cache.close()
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", '{"text": 3, "model": "m"}', '{"text": "x"}', "[" * 100_000])

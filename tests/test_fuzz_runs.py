@@ -5,6 +5,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +79,30 @@ def test_shards_whose_manifest_vouches_for_them(run, data):
         replace(table.manifest, shards=(said,)).save(theirs.folder)
         for read in (lambda: list(theirs), theirs.ids, theirs.keys, theirs.verify, lambda: theirs["x"]):
             outcome(read, ManifestError, LookupError)
+
+
+@pytest.mark.parametrize("seconds", ["1" + 400 * "0", "NaN", "-Infinity", "true", '"1"'])
+def test_seconds_that_are_no_number_are_refused(run, tmp_path, seconds):
+    whole = (run.path / "pairs" / ".manifest.json").read_text()
+    damaged = re.sub(r'"seconds": [0-9.e-]+', f'"seconds": {seconds}', whole)
+    assert damaged != whole
+    (tmp_path / ".manifest.json").write_text(damaged)
+    with pytest.raises(ManifestError, match="'seconds' is no number"):
+        StageManifest.load(tmp_path)
+
+
+def test_a_shard_whose_column_is_of_another_type_is_refused(run, tmp_path):
+    table = run.table("prompts")
+    (shard,) = table.manifest.shards
+    content = pq.read_table(table.folder / shard.file)
+    at = content.schema.get_field_index("subject")
+    content = content.set_column(at, "subject", content["subject"].cast(pa.binary()))
+    theirs = dsd.Run(tmp_path / "run").table("prompts")
+    theirs.folder.mkdir(parents=True)
+    file = theirs.folder / shard.file
+    pq.write_table(content, file)
+    size, footer = file.stat().st_size, footer_digest(file)
+    said = replace(shard, bytes=size, sha256=atomic.sha256_of(file), footer=footer)
+    replace(table.manifest, shards=(said,)).save(theirs.folder)
+    with pytest.raises(ManifestError, match="its column 'subject' is binary, not string"):
+        list(theirs)

@@ -20,6 +20,7 @@ from dsd.data.manifest import STAGE_MANIFEST, ChangedError, ManifestError, Shard
 from dsd.data.remote import RemoteParquet, check_stored
 from dsd.data.rows import TableKind
 from dsd.data.storage import Location, RemotePath
+from dsd.data.trust import check_columns
 from dsd.parquet import check_claims
 
 FileState = tuple[int, int, int, int] | str
@@ -92,6 +93,7 @@ class ShardFiles:
                     self._checked.add(state)
                 file = pq.ParquetFile(path, page_checksum_verification=True)
             check_claims(file.metadata)
+            check_columns(file.schema_arrow, self.kind.schema)
             if file.metadata.num_rows != shard.rows:
                 raise self.damaged(shard, f"it has {file.metadata.num_rows} rows, not {shard.rows}")
         if keep:

@@ -1,9 +1,11 @@
 """What a manifest may say: a run may come from a stranger, and its manifests name files."""
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+import pyarrow as pa
 
 PART = re.compile(r"part-(\d{5,9})\.parquet", re.ASCII)
 """The name of a shard."""
@@ -23,7 +25,8 @@ def check_manifest(content: Mapping[str, Any]) -> None:
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"{name!r} must be {kind.__name__}; got {type(content[name]).__name__}")
     seconds = content.get("seconds", 0.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not number or not abs(seconds) <= sys.float_info.max:  # NaN is not, nor an integer beyond floats
         raise ValueError("'seconds' is no number")
     if not isinstance(shards := content.get("shards"), list):
         raise ValueError("'shards' is no list")
@@ -48,3 +51,15 @@ def _check_shard(shard: Any) -> None:
     for name in ("ids", "sha256", "footer"):
         if not isinstance(shard.get(name), str) or not _DIGEST.fullmatch(shard[name]):
             raise ValueError(f"{name!r} of the shard {shard['file']} is no digest")
+
+
+def check_columns(found: pa.Schema, expected: pa.Schema) -> None:
+    """Check the columns that a shard says it has; those that it does not have may be newer than it.
+
+    Raises:
+        ValueError: if one is of another type.
+    """
+    types = dict(zip(found.names, found.types, strict=True))
+    for field in expected:
+        if types.get(field.name, field.type) != field.type:
+            raise ValueError(f"its column {field.name!r} is {types[field.name]}, not {field.type}")

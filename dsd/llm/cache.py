@@ -7,6 +7,9 @@ from typing import Any
 
 from dsd.llm.records import Request
 
+_LOCK_S = 60.0
+"""How long another process may hold the file."""
+
 
 class RequestCache:
     """Valid answers by the key of their request. A killed process loses none that `put` returned for; several
@@ -17,13 +20,17 @@ class RequestCache:
 
     Raises:
         ValueError: if there is a file that is no such cache.
+        TimeoutError: if another process holds it for too long.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         # Used from the loop's thread alone, but made and closed by the user's.
-        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            path, timeout=_LOCK_S, isolation_level=None, check_same_thread=False
+        )
+        self._connection.text_factory = bytes  # what is no UTF-8 any more is told here, not by SQLite
         try:
             # Write-ahead: a commit is one append, which outlives the process without waiting for the disk.
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -35,8 +42,15 @@ class RequestCache:
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, batch_id TEXT NOT NULL)"
             )
+            for columns in ("key, answer FROM answers", "name, batch_id FROM batches"):
+                self._connection.execute(f"SELECT {columns} LIMIT 0")
         except sqlite3.DatabaseError as error:
             self._connection.close()
+            if "locked" in str(error):
+                raise TimeoutError(
+                    f"{path} has been held by another process for {_LOCK_S:g} s. Wait until that has ended, "
+                    "or name another file."
+                ) from error
             raise ValueError(
                 f"{path} is no cache of answers, or it is damaged ({error}). Delete it, or name another file."
             ) from error
@@ -64,9 +78,18 @@ class RequestCache:
         )
 
     def batch(self, name: str) -> str | None:
-        """The provider's id of a batch that was sent and not fetched yet."""
+        """The provider's id of a batch that was sent and not fetched yet.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         row = self._row("SELECT batch_id FROM batches WHERE name = ?", name)
-        return None if row is None else str(row[0])
+        if row is None:
+            return None
+        try:
+            return str(row[0], "utf-8")
+        except (TypeError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
 
     def note_batch(self, name: str, batch_id: str | None) -> None:
         """A batch was sent; None: it was fetched."""
@@ -85,9 +108,12 @@ class RequestCache:
         except sqlite3.OperationalError:  # somebody else's lock, a full disk
             raise
         except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"The cache of answers {self._path} is damaged ({error}). Delete it, or name another file."
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"The cache of answers {self._path} is damaged ({error}). Delete it, or name another file."
+        )
 
     def close(self) -> None:
         """Close the file."""
