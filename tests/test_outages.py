@@ -72,6 +72,30 @@ def test_a_curator_that_goes_away(tmp_path, members):
     stopped_and_resumed(run, up, "verdicts/distant", call, "(.|\n)*ConnectionError: refused")
 
 
+def test_a_pair_that_got_no_answer_just_before_is_asked_again(tmp_path):
+    """Of pairs that are asked at the same time, those behind it may still have been answered."""
+    run, up = make_run(tmp_path / "run", 4, curator=None), tmp_path / "up"
+    away = [run.pairs.ids()[i] for i in (18, *range(24, 48))]
+
+    class Away(curators.Curator):
+        def judge(self, pair):
+            if pair.id in away and not up.exists():
+                raise ConnectionError("refused")
+            return Verdict(keep=True)
+
+    def call():
+        return dsd.curate(run, curator=Away(), name="away", batch_size=8, **QUIET)
+
+    with pytest.raises(OutOfService, match="has 23 new rows, which are written; 25 are missing"):
+        call()
+    assert {judged.verdict.status for judged in run.verdicts("away")} == {"accepted"}
+    up.touch()
+    summary = call()
+    assert (summary.added, summary.failed, summary.rows) == (25, 0, 48)
+    assert sorted(run.verdicts("away").row_keys()) == sorted(run.pairs.ids())
+    assert run.verify() == []
+
+
 def test_a_captioner_that_goes_away(tmp_path):
     run, up = make_run(tmp_path / "run", 4, curator=None), str(tmp_path / "up")
     early = run.grids.ids()[:2]
@@ -109,14 +133,46 @@ def test_failures_are_held_back_until_the_service_answers():
     assert trial.passed("own", "why") == ["own"]
     for number in range(MAX_OUTAGES - 1):
         assert trial.passed(number, "away", outage=True) == []
-    assert trial.passed("refused", "why") == [*range(MAX_OUTAGES - 1), "refused"]  # it answered
+    assert trial.passed("refused", "why") == []  # it answered, but those before are not settled
     for number in range(MAX_OUTAGES - 1):
         assert trial.passed(number, "away", outage=True) == []
     with pytest.raises(OutOfService, match="The last 16 of 'grids' got no answer, at last with: gone They"):
         trial.passed("last", "gone", outage=True)
+    assert trial.stop() == ["refused"]
+    assert trial.stop() == []
     few = Trial("grids", proven=True)
     assert few.passed(0, "away", outage=True) == []
     assert few.finish() == [0]  # too few to say that the service is away
+
+
+def test_an_outage_is_the_rows_own_when_enough_others_have_come():
+    trial = Trial("grids", proven=True)
+    assert trial.passed("lost", "away", outage=True) == []
+    for number in range(2 * MAX_OUTAGES - 1):
+        assert trial.passed(number, None) == []
+    assert trial.passed("last", None) == ["lost", *range(2 * MAX_OUTAGES - 1), "last"]
+    assert trial.passed("next", None) == ["next"]
+
+
+@pytest.mark.parametrize("late", range(1, MAX_OUTAGES + 1))
+def test_of_rows_asked_at_the_same_time_some_are_answered_when_the_service_has_gone(late):
+    """The row in front is not recorded as failed, and the late answers are kept."""
+    trial = Trial("grids", proven=True)
+    assert trial.passed("first", None) == ["first"]
+    assert trial.passed("in front", "away", outage=True) == []
+    for number in range(late):
+        assert trial.passed(number, None) == []
+    for _ in range(MAX_OUTAGES - 1):
+        assert trial.passed("behind", "away", outage=True) == []
+    with pytest.raises(OutOfService):
+        trial.passed("behind", "away", outage=True)
+    assert trial.stop() == [*range(late)]
+
+
+def test_of_a_stage_that_never_worked_nothing_is_recorded_when_it_is_stopped():
+    trial = Trial("grids", proven=False)
+    assert trial.passed("own", "why") == []
+    assert trial.stop() == []
 
 
 @pytest.mark.parametrize(

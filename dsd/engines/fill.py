@@ -182,6 +182,8 @@ def fill(
             if any(isinstance(stop, OutOfService) for stop in stopped):
                 break  # what else is being asked would fail too
         if stopped:
+            for passed in trial.stop():
+                gauge.add_rows(write(passed))
             output.flush()
             run.save_manifest()
             raise _told_how_to_go_on(stopped[0], stage, added, missing - done_now)

@@ -15,13 +15,17 @@ T = TypeVar("T")
 
 MAX_FAILURES_AT_FIRST = 16
 MAX_OUTAGES = 16  # in a row
+_SETTLED_AFTER = 2 * MAX_OUTAGES
+"""So many results after an outage it was the row's own. More than `MAX_OUTAGES`, since of rows that are asked
+at the same time a later one may still have got an answer when the service went away.
+"""
 
 
 class Trial(Generic[T]):
     """Holds failures back until something succeeds: of a stage that never works, none is recorded.
 
-    Afterwards it holds those back that are a service's, not the row's own, until the service answers: of one
-    that has gone away, none is recorded either.
+    Afterwards it holds those back that are a service's, not the row's own, and what comes behind them, until
+    it is clear that the service has not gone away: of one that has, none is recorded either.
 
     Args:
         stage: for the message.
@@ -30,7 +34,7 @@ class Trial(Generic[T]):
 
     def __init__(self, stage: str, *, proven: bool) -> None:
         self._stage, self._proven = stage, proven
-        self._held: deque[T] = deque()
+        self._held: deque[tuple[T, bool]] = deque()
         self._why, self._outages = "", 0
 
     def passed(self, result: T, why_failed: str | None, *, outage: bool = False) -> list[T]:
@@ -45,7 +49,7 @@ class Trial(Generic[T]):
             RuntimeError: if it is the last of too many failures.
             OutOfService: if it is the last of too many outages in a row.
         """
-        self._held.append(result)
+        self._held.append((result, outage))
         self._why = why_failed or ""
         self._proven |= why_failed is None
         self._outages = self._outages + 1 if outage else 0
@@ -56,7 +60,16 @@ class Trial(Generic[T]):
                 f"The last {self._outages} of {self._stage!r} got no answer, at last with: {self._why} They "
                 "are not recorded as failed."
             )
-        return [] if outage else self._released()
+        passed = []
+        while self._held and (not self._held[0][1] or len(self._held) > _SETTLED_AFTER):
+            passed.append(self._held.popleft()[0])
+        return passed
+
+    def stop(self) -> list[T]:
+        """What was held back behind outages, and without them, when the stage is stopped."""
+        passed = [result for result, outage in self._held if self._proven and not outage]
+        self._held.clear()
+        return passed
 
     def finish(self) -> list[T]:
         """The results that were held back to the end, too few for an outage.
@@ -69,10 +82,7 @@ class Trial(Generic[T]):
                 f"The first {len(self._held)} of {self._stage!r} all failed, at last with: {self._why} They "
                 "are not recorded. Mend the cause and call the stage again."
             )
-        return self._released()
-
-    def _released(self) -> list[T]:
-        passed = list(self._held)
+        passed = [result for result, _ in self._held]
         self._held.clear()
         return passed
 
