@@ -241,6 +241,7 @@ def test_done_cells_are_never_done_again_and_seeds_can_be_added(study, asked, mo
         fewer = compare_architectures(out=folder, **{**asked, "seeds": 1})
     assert again == facts
     assert fewer["seeds"] == 1
+    assert "backends, 1 seed, the same pairs: " in (folder / "report.md").read_text()
     assert {p: p.stat().st_mtime_ns for p in before} == before
     with pytest.raises(ValueError, match=r"begun with other arguments: steps was 5, now 6"):
         compare_architectures(out=folder, **{**asked, "steps": 6})

@@ -165,7 +165,8 @@ class Report:
         """One line for the page's head."""
         count, seeds = len(self.results.backends), self.facts["seeds"]
         spent = duration(self.facts["seconds"])
-        return f"{count} backends, {seeds} seeds, the same pairs: {spent} on {self.facts['cpu_count']} cores"
+        of = f"{count} backends, {seeds} seed{'s' * (seeds != 1)}, the same pairs"
+        return f"{of}: {spent} on {self.facts['cpu_count']} cores"
 
     def sections(
         self, tables: Mapping[str, Table], drawings: Mapping[str, tuple[str, Markup]]
