@@ -96,6 +96,29 @@ def test_a_pair_that_got_no_answer_just_before_is_asked_again(tmp_path):
     assert run.verify() == []
 
 
+def test_what_is_held_back_behind_an_outage_is_written_when_the_stage_is_interrupted(tmp_path):
+    run, up = make_run(tmp_path / "run", 4, curator=None), tmp_path / "up"
+    lost, last = (run.pairs.ids()[i] for i in (10, 20))
+
+    class Interrupted(curators.Curator):
+        def judge(self, pair):
+            if pair.id == last and not up.exists():
+                raise KeyboardInterrupt
+            if pair.id == lost and not up.exists():
+                raise ConnectionError("refused")
+            return Verdict(keep=True)
+
+    def call():
+        return dsd.curate(run, curator=Interrupted(), name="cut", batch_size=8, **QUIET)
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert run.verdicts("cut").ids() == [i for i in run.pairs.ids()[:16] if i != lost]
+    up.touch()
+    summary = call()
+    assert (summary.added, summary.failed, summary.rows) == (33, 0, 48)
+
+
 def test_a_captioner_that_goes_away(tmp_path):
     run, up = make_run(tmp_path / "run", 4, curator=None), str(tmp_path / "up")
     early = run.grids.ids()[:2]
@@ -128,7 +151,7 @@ def test_a_teacher_that_goes_away(tmp_path):
     assert dsd.draw_grids(run, teacher=Far(), **QUIET).added == 32
 
 
-def test_failures_are_held_back_until_the_service_answers():
+def test_outages_are_held_back_until_it_is_clear_whose_they_are():
     trial = Trial("grids", proven=True)
     assert trial.passed("own", "why") == ["own"]
     for number in range(MAX_OUTAGES - 1):

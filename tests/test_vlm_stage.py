@@ -171,9 +171,7 @@ dsd.curate(run, spec, batch_size=4, progress=False)
 
 def test_killed_in_mid_run_nothing_is_paid_for_twice(tmp_path):
     run = make_run(tmp_path / "run", 4, curator=None)
-    paid = []
-
-    killed = threading.Event()
+    paid, killed = [], threading.Event()
 
     async def answer(asked):
         if asked.number >= 20 and not killed.is_set():

@@ -1,4 +1,4 @@
-"""What a manifest may say: a run may come from a stranger, and its manifests name files."""
+"""What a manifest and a shard may say: a run may come from a stranger, and its manifests name files."""
 
 import re
 import sys

@@ -148,6 +148,11 @@ def fill(
                 bar.failed(Failure(source=str(result[0][table.kind.key_column]), reason=reason))
             return result
 
+        def write_held() -> None:
+            for passed in trial.stop():
+                gauge.add_rows(write(passed))
+
+        stack.callback(write_held)  # whatever ends the stage
         job = Job(
             stage=stage,
             work=work,
@@ -182,8 +187,7 @@ def fill(
             if any(isinstance(stop, OutOfService) for stop in stopped):
                 break  # what else is being asked would fail too
         if stopped:
-            for passed in trial.stop():
-                gauge.add_rows(write(passed))
+            write_held()
             output.flush()
             run.save_manifest()
             raise _told_how_to_go_on(stopped[0], stage, added, missing - done_now)
